@@ -1,0 +1,96 @@
+// Package eventfd wraps eventfd(2), the wire of every kick (driver to device)
+// and call (device to driver): cheap to signal, waited for by Go's poller, and
+// known to KVM (ioeventfd, irqfd) and to vhost-user alike.
+package eventfd
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrInterrupted is what Wait returns after Interrupt.
+var ErrInterrupted = errors.New("wait for event interrupted")
+
+// An EventFD is one event counter. All methods may be called concurrently.
+type EventFD struct {
+	file *os.File
+}
+
+// New makes an event counter at zero. The caller closes it.
+func New() (*EventFD, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("create eventfd: %w", err)
+	}
+	return FromFD(fd, "eventfd")
+}
+
+// FromFD takes over fd, an eventfd that another process made (QEMU, through
+// vhost-user) and closes it with Close.
+//
+// fd must be non-blocking already, and FromFD never changes that: the flag
+// belongs to the open file description, which QEMU shares. Were it cleared,
+// QEMU's vCPU thread would block in event_notifier_test_and_clear with the big
+// lock held, and QEMU would hang.
+func FromFD(fd int, name string) (*EventFD, error) {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err == nil && flags&unix.O_NONBLOCK == 0 {
+		err = errors.New("descriptor is blocking")
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return &EventFD{file: os.NewFile(uintptr(fd), name)}, nil
+}
+
+// Wait blocks until the counter is not zero and sets it to zero. It returns
+// ErrInterrupted after Interrupt, os.ErrClosed after Close.
+func (e *EventFD) Wait() error {
+	var b [8]byte
+	_, err := e.file.Read(b[:])
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ErrInterrupted
+	}
+	return err
+}
+
+// Signal adds one to the counter. A counter that is full stays so: the waiter
+// has plenty to wake for.
+func (e *EventFD) Signal() error {
+	conn, err := e.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	var werr error
+	err = conn.Control(func(fd uintptr) {
+		_, werr = unix.Write(int(fd), one[:])
+	})
+	if errors.Is(werr, syscall.EAGAIN) {
+		werr = nil
+	}
+	return errors.Join(err, werr)
+}
+
+// Interrupt makes the present and each later Wait return ErrInterrupted, until
+// Resume.
+func (e *EventFD) Interrupt() error { return e.file.SetReadDeadline(time.Unix(1, 0)) }
+
+// Resume ends the effect of Interrupt. Signals that came meanwhile are kept.
+func (e *EventFD) Resume() error { return e.file.SetReadDeadline(time.Time{}) }
+
+// File is the descriptor to pass on (to KVM, to another process). It stays the
+// EventFD's own: the caller neither closes it nor changes its flags, and calls
+// no Fd method on it, which would make it blocking.
+func (e *EventFD) File() *os.File { return e.file }
+
+// Close closes the descriptor and ends every Wait.
+func (e *EventFD) Close() error { return e.file.Close() }
