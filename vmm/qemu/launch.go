@@ -1,0 +1,148 @@
+// Package qemu is the engine for hosts without a usable KVM: QEMU's microvm
+// machine under TCG. QEMU has the vCPUs, the disk, the console and the random
+// numbers; vsock and shares are our own devices, which the vmm process serves
+// over vhost-user.
+//
+// The engine has two halves, for the vmm process executes nothing: Launch, in
+// the supervisor, starts QEMU and returns the sockets of the devices; Engine, in
+// the vmm process, serves those sockets.
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stilehq/stile/vmm"
+	"github.com/stilehq/stile/vmm/child"
+)
+
+// Binary is the name of QEMU's program for x86-64 guests.
+const Binary = "qemu-system-x86_64"
+
+// The order of the sockets in Process.Sockets and Engine's.
+const (
+	SocketVsock = iota
+	SocketFS
+	sockets
+)
+
+// cmdline is what this engine needs of the guest's kernel: a restart ends QEMU
+// by triple fault (-no-reboot), where a power-off would not; microvm under TCG
+// has nothing that would tell the LAPIC timer's frequency but a calibration
+// against the PIT, which costs a third of the boot: the PIT serves as clock
+// event instead.
+var cmdline = []string{"reboot=t", "panic=-1", "quiet", "noapictimer", "console=hvc0"}
+
+// A Process is a running QEMU.
+type Process struct {
+	*child.Process
+
+	// Sockets are our ends of the vhost-user connections, for the vmm process.
+	// The caller closes them.
+	Sockets []*os.File
+
+	qmp *os.File
+}
+
+// Find returns the path of QEMU. The error says what to install.
+func Find() (string, error) {
+	path, err := exec.LookPath(Binary)
+	if err != nil {
+		return "", fmt.Errorf("%s is not installed", Binary)
+	}
+	return path, nil
+}
+
+// Launch starts QEMU on cfg, whose Devices it ignores, with the virtio-fs tag
+// that the device in the vmm process has. QEMU dies with the calling process.
+// Descriptors of cfg stay the caller's.
+func Launch(cfg *vmm.Config, fsTag string) (*Process, error) {
+	path, err := Find()
+	if err != nil {
+		return nil, err
+	}
+	p := new(Process)
+	var closers []*os.File // QEMU's ends, ours no more once it runs
+	defer func() {
+		for _, f := range closers {
+			f.Close()
+		}
+	}()
+
+	var extra []*os.File
+	pass := func(f *os.File) string { // the descriptor's number in QEMU
+		extra = append(extra, f)
+		return strconv.Itoa(2 + len(extra))
+	}
+	socket := func(name string) (string, *os.File, error) {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return "", nil, fmt.Errorf("create socket pair: %w", err)
+		}
+		theirs := os.NewFile(uintptr(fds[1]), name)
+		closers = append(closers, theirs)
+		return pass(theirs), os.NewFile(uintptr(fds[0]), name), nil
+	}
+
+	memory := strconv.FormatUint(cfg.Memory>>10, 10) + "K"
+	args := []string{
+		"-M", "microvm,x-option-roms=off,acpi=off,rtc=on,isa-serial=off,memory-backend=mem",
+		"-accel", "tcg,thread=multi",
+		"-cpu", "max", "-smp", strconv.Itoa(cfg.CPUs), "-m", memory,
+		// Shared, so that the vmm process sees guest memory; a memfd takes host
+		// memory page by page as the guest touches it.
+		"-object", "memory-backend-memfd,id=mem,share=on,size=" + memory,
+		"-global", "virtio-mmio.force-legacy=false",
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+		"-kernel", "/proc/self/fd/" + pass(cfg.Kernel),
+		"-initrd", "/proc/self/fd/" + pass(cfg.Initramfs),
+		"-append", strings.Join(append(append([]string{}, cmdline...), cfg.Cmdline...), " "),
+		"-add-fd", "set=1,fd=" + pass(cfg.Disk),
+		// The image is locked by stile already, through the same open file.
+		"-blockdev", "driver=file,node-name=disk,filename=/dev/fdset/1,locking=off,discard=unmap",
+		"-device", "virtio-blk-device,drive=disk",
+		"-device", "virtio-rng-device",
+		"-device", "virtio-balloon-device,free-page-reporting=on",
+		"-add-fd", "set=2,fd=" + pass(cfg.Console),
+		"-chardev", "file,id=console,path=/dev/fdset/2,append=on",
+		"-device", "virtio-serial-device", "-device", "virtconsole,chardev=console",
+	}
+	for i, device := range []string{
+		SocketVsock: "vhost-user-vsock-device,chardev=dev0",
+		SocketFS:    "vhost-user-fs-device,chardev=dev1,queue-size=1024,tag=" + fsTag,
+	} {
+		fd, ours, err := socket("vhost-user")
+		if err != nil {
+			return nil, errors.Join(err, p.closeSockets())
+		}
+		p.Sockets = append(p.Sockets, ours)
+		args = append(args, "-chardev", fmt.Sprintf("socket,id=dev%d,fd=%s", i, fd), "-device", device)
+	}
+	fd, qmp, err := socket("qmp")
+	if err != nil {
+		return nil, errors.Join(err, p.closeSockets())
+	}
+	p.qmp = qmp
+	args = append(args, "-chardev", "socket,id=qmp,fd="+fd, "-mon", "chardev=qmp,mode=control")
+
+	cmd := exec.Command(path, args...)
+	cmd.ExtraFiles = extra
+	if p.Process, err = child.Start(cmd); err != nil {
+		return nil, errors.Join(err, p.closeSockets(), qmp.Close())
+	}
+	return p, nil
+}
+
+func (p *Process) closeSockets() error {
+	var err error
+	for _, s := range p.Sockets {
+		err = errors.Join(err, s.Close())
+	}
+	return err
+}

@@ -1,0 +1,49 @@
+// Package vmm is one virtual machine as the rest of stile sees it: a Config goes
+// into an Engine, a Machine comes out. The engines are in folders of their own:
+// vmm/qemu (QEMU microvm, for hosts without a usable KVM) and, to come, vmm/kvm.
+package vmm
+
+import (
+	"context"
+	"os"
+
+	"github.com/stilehq/stile/vmm/virtio"
+)
+
+// A Config is what an Engine makes a machine of.
+type Config struct {
+	CPUs   int    // number of vCPUs, at least 1
+	Memory uint64 // bytes of guest memory, a multiple of 2 MiB
+
+	Kernel    *os.File // uncompressed vmlinux with a PVH entry
+	Initramfs *os.File // newc cpio archive, not compressed
+	Cmdline   []string // kernel parameters, besides the engine's own
+
+	// Disk is the raw image of the root disk, which the guest sees as
+	// /dev/vda. It stays open, and so its lock held, while the machine runs.
+	Disk *os.File
+
+	// Console receives what the guest's kernel and guestinit print.
+	Console *os.File
+
+	// Devices are served by the vmm process whatever the engine.
+	Devices []virtio.Device
+}
+
+// An Engine runs machines. Start returns when the machine's vCPUs run; ctx
+// bounds that alone.
+type Engine interface {
+	// Name is what the user calls it: "qemu", "kvm".
+	Name() string
+	Start(ctx context.Context, cfg *Config) (Machine, error)
+}
+
+// A Machine is a running virtual machine.
+type Machine interface {
+	// Wait returns when the machine has ended: nil after an end that the guest
+	// or Kill asked for, an error that says why otherwise.
+	Wait() error
+	// Kill ends the machine at once, as a power cut would. Wait returns soon
+	// after it. It is idempotent.
+	Kill() error
+}
