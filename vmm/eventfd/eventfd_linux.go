@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,6 +21,9 @@ var ErrInterrupted = errors.New("wait for event interrupted")
 // An EventFD is one event counter. All methods may be called concurrently.
 type EventFD struct {
 	file *os.File
+	conn syscall.RawConn
+	add  func(fd uintptr)      // adds one; made once, so that Signal allocates nothing
+	err  atomic.Pointer[error] // the last failure of add
 }
 
 // New makes an event counter at zero. The caller closes it.
@@ -47,8 +51,21 @@ func FromFD(fd int, name string) (*EventFD, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return &EventFD{file: os.NewFile(uintptr(fd), name)}, nil
+	e := &EventFD{file: os.NewFile(uintptr(fd), name)}
+	if e.conn, err = e.file.SyscallConn(); err != nil {
+		e.file.Close()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	e.add = func(fd uintptr) {
+		if _, err := unix.Write(int(fd), one); err != nil && err != syscall.EAGAIN {
+			e.err.Store(&err)
+		}
+	}
+	return e, nil
 }
+
+// one is what Signal writes; nobody changes it.
+var one = binary.NativeEndian.AppendUint64(nil, 1)
 
 // Wait blocks until the counter is not zero and sets it to zero. It returns
 // ErrInterrupted after Interrupt, os.ErrClosed after Close.
@@ -62,22 +79,16 @@ func (e *EventFD) Wait() error {
 }
 
 // Signal adds one to the counter. A counter that is full stays so: the waiter
-// has plenty to wake for.
+// has plenty to wake for. The error is os.ErrClosed after Close, or that of
+// write(2) where the descriptor is no eventfd.
 func (e *EventFD) Signal() error {
-	conn, err := e.file.SyscallConn()
-	if err != nil {
+	if err := e.conn.Control(e.add); err != nil {
 		return err
 	}
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
-	var werr error
-	err = conn.Control(func(fd uintptr) {
-		_, werr = unix.Write(int(fd), one[:])
-	})
-	if errors.Is(werr, syscall.EAGAIN) {
-		werr = nil
+	if err := e.err.Load(); err != nil {
+		return fmt.Errorf("signal %s: %w", e.file.Name(), *err)
 	}
-	return errors.Join(err, werr)
+	return nil
 }
 
 // Interrupt makes the present and each later Wait return ErrInterrupted, until

@@ -46,8 +46,9 @@ type QueueConfig struct {
 	Base     uint16 // available index to go on from: 0 on a fresh queue
 }
 
-// A Queue is the device's side of one split virtqueue. Pop, EnableKicks and
-// WaitKick belong to one goroutine at a time; Push may be called from any.
+// A Queue is the device's side of one split virtqueue. Pop, Unpop, EnableKicks
+// and DisableKicks belong to one goroutine at a time; Push, Notify, WaitKick
+// and Interrupt may be called from any.
 //
 // Memory order: the indices are read and written by 32-bit atomic operations
 // on the aligned word that holds flags and index, so that a chain is read only
@@ -70,10 +71,11 @@ type Queue struct {
 	mu       sync.Mutex // what follows
 	usedIdx  uint16
 	signaled uint16 // usedIdx at the last call
-	hasCall  bool   // signaled is valid
+	hasCall  bool   // the driver was called at least once
 	usedFlag uint16
-	inFlight map[uint16]bool
-	free     []*Chain
+	free     []*Chain // to be used again: Pop allocates nothing in the long run
+
+	inFlight []atomic.Bool // by head: popped and not pushed
 	fence    atomic.Uint32
 }
 
@@ -101,8 +103,10 @@ func total(iov [][]byte) int {
 	return n
 }
 
-// NewQueue checks cfg against mem and makes a Queue of it. The eventfds stay
-// the transport's, which closes them after the device's Sleep or Reset.
+// NewQueue checks cfg against mem and makes a Queue of it, and ends the effect
+// of an earlier Interrupt on kick. The eventfds stay the transport's, which
+// closes them after the device's Sleep or Reset. call may be nil: the driver
+// looks by itself. The error wraps ErrRing or memory.ErrRange.
 func NewQueue(mem *memory.Memory, cfg QueueConfig, kick, call *eventfd.EventFD) (*Queue, error) {
 	size := uint64(cfg.Size)
 	if size == 0 || size > MaxQueueSize || size&(size-1) != 0 {
@@ -113,7 +117,7 @@ func NewQueue(mem *memory.Memory, cfg QueueConfig, kick, call *eventfd.EventFD) 
 	}
 	q := &Queue{mem: mem, cfg: cfg, kick: kick, call: call,
 		eventIdx:  cfg.Features&FeatureEventIdx != 0,
-		nextAvail: cfg.Base, inFlight: make(map[uint16]bool)}
+		nextAvail: cfg.Base, inFlight: make([]atomic.Bool, size)}
 	var err error
 	if q.desc, err = mem.Slice(cfg.DescGPA, size*descSize); err != nil {
 		return nil, fmt.Errorf("descriptor table: %w", err)
@@ -131,7 +135,13 @@ func NewQueue(mem *memory.Memory, cfg QueueConfig, kick, call *eventfd.EventFD) 
 			return nil, fmt.Errorf("guest memory is not aligned: %w", ErrRing)
 		}
 	}
+	// The used index is read back once, here: a queue that slept goes on with
+	// its ring. From now on the driver's idea of it is not asked for.
 	q.usedIdx = uint16(load32(q.used) >> 16)
+	q.signaled = q.usedIdx
+	if err := kick.Resume(); err != nil {
+		return nil, fmt.Errorf("resume kicks: %w", err)
+	}
 	return q, nil
 }
 
@@ -156,23 +166,33 @@ func (q *Queue) Pop() (*Chain, error) {
 	}
 	slot := q.nextAvail & (q.cfg.Size - 1)
 	head := binary.LittleEndian.Uint16(q.avail[4+2*int(slot):])
-
-	q.mu.Lock()
-	if q.inFlight[head] {
-		q.mu.Unlock()
+	if head >= q.cfg.Size {
+		return nil, fmt.Errorf("chain %d in a queue of %d: %w", head, q.cfg.Size, ErrRing)
+	}
+	if q.inFlight[head].Load() {
 		return nil, fmt.Errorf("chain %d is available twice: %w", head, ErrRing)
 	}
+	q.mu.Lock()
 	c := q.newChain(head)
 	q.mu.Unlock()
-
 	if err := q.walk(c); err != nil {
 		return nil, err
 	}
-	q.mu.Lock()
-	q.inFlight[head] = true
-	q.mu.Unlock()
+	q.inFlight[head].Store(true)
 	q.nextAvail++
 	return c, nil
+}
+
+// Unpop makes c, the chain that was popped last and of which nothing was used,
+// the next one to be popped again. Several are given back in the reverse order
+// of their Pops, and only if no chain popped after them was pushed: the driver
+// may have reused the ring's entry since then.
+func (q *Queue) Unpop(c *Chain) {
+	q.nextAvail--
+	q.inFlight[c.Head].Store(false)
+	q.mu.Lock()
+	q.free = append(q.free, c)
+	q.mu.Unlock()
 }
 
 // newChain is called with mu held.
@@ -261,8 +281,8 @@ func (q *Queue) push(c *Chain, written uint32) {
 	binary.LittleEndian.PutUint32(e, uint32(c.Head))
 	binary.LittleEndian.PutUint32(e[4:], written)
 	q.usedIdx++
+	q.inFlight[c.Head].Store(false) // before the driver may offer it again
 	q.storeUsed()
-	delete(q.inFlight, c.Head)
 	q.free = append(q.free, c)
 }
 
@@ -273,6 +293,7 @@ func (q *Queue) storeUsed() { store32(q.used, uint32(q.usedIdx)<<16|uint32(q.use
 // driver wants to be called for one of them (section 2.7.7).
 func (q *Queue) Notify() error {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	want := false
 	q.fence.Add(1) // the index before the driver's wish
 	if q.eventIdx {
@@ -282,12 +303,22 @@ func (q *Queue) Notify() error {
 	} else {
 		want = q.usedIdx != q.signaled && load32(q.avail)&availNoInterrupt == 0
 	}
-	q.signaled, q.hasCall = q.usedIdx, true
-	q.mu.Unlock()
+	q.signaled = q.usedIdx
+	q.hasCall = q.hasCall || want
 	if !want || q.call == nil {
 		return nil
 	}
 	return q.call.Signal()
+}
+
+// SetCall makes Notify call through another eventfd, or not at all if call is
+// nil: vhost-user front-ends change it while the queue runs, to mask and unmask
+// interrupts. When SetCall returns, the old one is used no more and may be
+// closed. The transport signals the new one once, so that no call is lost.
+func (q *Queue) SetCall(call *eventfd.EventFD) {
+	q.mu.Lock()
+	q.call = call
+	q.mu.Unlock()
 }
 
 // EnableKicks asks the driver to kick for the next chain and reports whether
@@ -322,8 +353,7 @@ func (q *Queue) DisableKicks() {
 func (q *Queue) WaitKick() error { return q.kick.Wait() }
 
 // Interrupt ends the present and each later WaitKick: how a device stops its
-// goroutine on this queue. The next NewQueue on the same eventfd resumes it
-// with Resume.
+// goroutine on this queue. The next NewQueue on the same eventfd ends that.
 func (q *Queue) Interrupt() error { return q.kick.Interrupt() }
 
 // Next pops the next chain, waiting for a kick while there is none: the body of
