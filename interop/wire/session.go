@@ -67,7 +67,7 @@ type Run struct {
 	Version     uint32
 	Distro      string // what the caller believes it talks to
 	Argv        []string
-	Path        string // what to execute; "" is Argv[0] looked up in the guest's PATH
+	Path        string // what to execute, "" is Argv[0]; looked up in the guest's PATH if it has no slash
 	Env         []string
 	Cwd         string // absolute, as the calling shell sees it ($PWD where that is the same folder)
 	CwdFallback bool   // an unshared Cwd is no error: start in the user's home
@@ -80,6 +80,8 @@ type Run struct {
 	Login       bool      // an interactive login shell of the user; Argv is empty then
 	Time        int64     // host's CLOCK_REALTIME in nanoseconds, set by the vmm process
 	Session     uint64    // chosen by the vmm process
+	Blocked     uint64    // signals blocked by the caller, which execve keeps: bit n-1 is signal n
+	Priority    uint8     // 20 less the nice value, as getpriority(2) returns it: 1 to 40; 0 is not known
 }
 
 // Append appends the payload of r to dst.
@@ -123,6 +125,8 @@ func (r *Run) Append(dst []byte) []byte {
 	dst = AppendBool(dst, 14, r.Login)
 	dst = AppendUint(dst, 15, uint64(r.Time))
 	dst = AppendUint(dst, 16, r.Session)
+	dst = AppendUint(dst, 17, r.Blocked)
+	dst = AppendUint(dst, 18, uint64(r.Priority))
 	return dst
 }
 
@@ -192,6 +196,10 @@ func (r *Run) Parse(payload []byte) error {
 			return set(&r.Time, v)
 		case 16:
 			return set(&r.Session, v)
+		case 17:
+			return set(&r.Blocked, v)
+		case 18:
+			return set(&r.Priority, v)
 		}
 		return nil
 	})
@@ -298,9 +306,11 @@ func (h *Hello) Parse(payload []byte) error {
 	})
 }
 
-// Started says that the command runs.
+// Started says, from guestinit, that the command runs. To the shim the vmm
+// process says it before it asks guestinit: from then on the request is taken,
+// and is not sent again to another machine if this one dies.
 type Started struct {
-	PID uint32 // in the distro's pid namespace
+	PID uint32 // in the distro's pid namespace; 0 to the shim
 }
 
 // Append appends the payload of s to dst.
@@ -424,17 +434,23 @@ func (e *Exit) Parse(payload []byte) error {
 // Stopped says that the command has stopped (job control).
 type Stopped struct {
 	Signal uint8
+	After  uint64 // how many bytes of the terminal's stream come before it
 }
 
 // Append appends the payload of s to dst.
-func (s *Stopped) Append(dst []byte) []byte { return AppendUint(dst, 1, uint64(s.Signal)) }
+func (s *Stopped) Append(dst []byte) []byte {
+	return AppendUint(AppendUint(dst, 1, uint64(s.Signal)), 2, s.After)
+}
 
 // Parse reads the payload of a Stopped.
 func (s *Stopped) Parse(payload []byte) error {
 	*s = Stopped{}
 	return Fields(payload, func(tag uint16, v []byte) error {
-		if tag == 1 {
+		switch tag {
+		case 1:
 			return set(&s.Signal, v)
+		case 2:
+			return set(&s.After, v)
 		}
 		return nil
 	})
@@ -552,20 +568,29 @@ func (w *Want) Parse(payload []byte) error {
 	})
 }
 
-// Termios asks for the terminal's modes to become these (SetTermios).
+// Termios asks for the terminal's modes to become these (SetTermios). The
+// terminal's bytes travel on a stream of their own, so that After says where
+// among them the change belongs: bytes before it were processed for the old
+// modes, bytes after it for the new ones.
 type Termios struct {
 	Termios []byte // struct termios2
+	After   uint64 // how many bytes of the terminal's stream come before it
 }
 
 // Append appends the payload of t to dst.
-func (t *Termios) Append(dst []byte) []byte { return AppendField(dst, 1, t.Termios) }
+func (t *Termios) Append(dst []byte) []byte {
+	return AppendUint(AppendField(dst, 1, t.Termios), 2, t.After)
+}
 
 // Parse reads the payload of a Termios.
 func (t *Termios) Parse(payload []byte) error {
 	*t = Termios{}
 	return Fields(payload, func(tag uint16, v []byte) error {
-		if tag == 1 {
+		switch tag {
+		case 1:
 			t.Termios = append([]byte(nil), v...)
+		case 2:
+			return set(&t.After, v)
 		}
 		return nil
 	})

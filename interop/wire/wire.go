@@ -29,10 +29,12 @@
 // from then on speaks to the shim alone.
 //
 //	shim → vmm          vmm → shim
-//	Run                 Error             it never started; the end
+//	Run                 Started           the request is taken
+//	                    Error             it never started; the end
 //	Signal, Resume      Output            bytes for the terminal
 //	WinSize             Want, SetTermios  what the guest asks of the terminal
 //	Input, InputEnd     Stopped           the command has stopped
+//	                    Notice            a line for the user; it goes on
 //	                    Exit              the command has ended; the end
 //
 // The vmm process connects to guestinit (vsock port AgentPort): one control
@@ -52,6 +54,12 @@
 // flowing on the same streams. The end of the control stream before Exit means
 // that the shim is gone: guestinit then ends the command (SIGHUP, then
 // SIGKILL).
+//
+// The vmm process shuts down the reading half of a data stream when nobody reads
+// what it wrote any more: guestinit closes its end of the pipe, so that the guest's
+// writer gets SIGPIPE. guestinit shuts down the reading half when no guest
+// process can read any more; of a KindSocket both halves at once when the guest's
+// end was closed, and only the writing half when it was shut down.
 package wire
 
 import "errors"
@@ -85,7 +93,7 @@ type Type uint16
 const (
 	TypeHello      Type = 1  // Hello: first on every vsock stream
 	TypeRun        Type = 2  // Run: start a command
-	TypeStarted    Type = 3  // Started
+	TypeStarted    Type = 3  // Started: the command runs; to the shim: the request is taken
 	TypeError      Type = 4  // Error: the command, or the request, failed in stile
 	TypeExit       Type = 5  // Exit
 	TypeStopped    Type = 6  // Stopped
@@ -97,6 +105,7 @@ const (
 	TypeInput      Type = 12 // bare bytes typed at the terminal
 	TypeInputEnd   Type = 13 // empty: the terminal hung up
 	TypeOutput     Type = 14 // bare bytes for the terminal
+	TypeNotice     Type = 15 // Error: to be printed by the shim, nothing more
 
 	TypeReady  Type = 20 // Ready: guestinit is up
 	TypeCall   Type = 21 // Call: a request of the command line to a machine, or of a machine to guestinit
