@@ -1,0 +1,344 @@
+package distro
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mode is what the guest may do with a host folder.
+type Mode string
+
+// The modes.
+const (
+	ReadWrite Mode = "rw"
+	ReadOnly  Mode = "ro"
+	None      Mode = "none"
+)
+
+// UnmarshalText accepts the modes' names only.
+func (m *Mode) UnmarshalText(text []byte) error {
+	switch v := Mode(text); v {
+	case ReadWrite, ReadOnly, None:
+		*m = v
+		return nil
+	}
+	return fmt.Errorf("mode %q: choose rw, ro or none", text)
+}
+
+// wider reports whether m allows all that other does.
+func (m Mode) wider(other Mode) bool {
+	rank := map[Mode]int{None: 0, ReadOnly: 1, ReadWrite: 2}
+	return rank[m] >= rank[other]
+}
+
+// A Share is a host folder that the guest sees at the same path.
+type Share struct {
+	// Path is where the guest sees it, and as the user wrote it: absolute and
+	// clean, with the symlinks in it left alone, for that is the path that
+	// shells keep in $PWD and users type.
+	Path string `json:"path"`
+	// Real is the folder itself, with all symlinks resolved when the list was
+	// made. Programs that ask the kernel for their folder see this path, so
+	// where it differs the list holds a second share whose Path it is. It is
+	// empty for a folder that does not exist now.
+	Real string `json:"real,omitempty"`
+	Mode Mode   `json:"mode"`
+	// Origin says who wanted it: "default", "config" (config.toml) or "command"
+	// (stile share).
+	Origin string `json:"origin"`
+}
+
+// ShareError says why a folder can't be shared as asked.
+type ShareError struct {
+	Path string
+	Why  string
+	Cure string
+}
+
+func (e *ShareError) Error() string { return "share " + e.Path + ": " + e.Why }
+
+// Hint is the cure.
+func (e *ShareError) Hint() string { return e.Cure }
+
+// Shares lists what a distro shares, ordered by path, so that a folder comes
+// before those inside it. Three sources say what is shared, the later winning
+// for a path: the defaults (home and /tmp, read-write), config.toml, and the
+// commands share and unshare, which go for all distros.
+//
+// A share may lie in another if it allows more: read-write in read-only. One
+// that allows less is an error, because it would protect nothing: whoever is
+// root in the guest has the outer share too.
+func (s *Store) Shares(name string) ([]Share, error) {
+	config, err := LoadConfig(s.Dirs)
+	if err != nil {
+		return nil, err
+	}
+	said, err := s.readShares()
+	if err != nil {
+		return nil, err
+	}
+	configured, err := s.expandAll(config.Settings(name).Shares)
+	if err != nil {
+		return nil, err
+	}
+	return s.combine(configured, said)
+}
+
+// combine makes the list from folders and modes whose paths are absolute.
+func (s *Store) combine(configured, said map[string]Mode) ([]Share, error) {
+	byPath := map[string]Share{}
+	for _, path := range []string{s.Dirs.Home, "/tmp"} {
+		if path != "/" {
+			byPath[path] = Share{Path: path, Mode: ReadWrite, Origin: "default"}
+		}
+	}
+	for path, mode := range configured {
+		byPath[path] = Share{Path: path, Mode: mode, Origin: "config"}
+	}
+	for path, mode := range said {
+		byPath[path] = Share{Path: path, Mode: mode, Origin: "command"}
+	}
+	real := map[string]Share{}
+	var none []Share
+	for path, share := range byPath {
+		if share.Mode == None {
+			none = append(none, share)
+			continue
+		}
+		share.Real, _ = filepath.EvalSymlinks(path)
+		real[path] = share
+	}
+	for _, share := range real {
+		if share.Real == "" || share.Real == share.Path || checkPlace(share.Real) != nil {
+			continue
+		}
+		if _, ok := real[share.Real]; !ok {
+			twin := share
+			twin.Path = share.Real
+			real[twin.Path] = twin
+		}
+	}
+	var list []Share
+	for _, share := range real {
+		list = append(list, share)
+	}
+	slices.SortFunc(list, func(a, b Share) int { return strings.Compare(a.Path, b.Path) })
+	return list, checkNesting(list, none)
+}
+
+// checkNesting refuses a share, or the want of one, in a share that allows more.
+func checkNesting(list, none []Share) error {
+	for _, in := range slices.Concat(list, none) {
+		for _, out := range list {
+			if out.Path == in.Path || !within(realOf(in), realOf(out)) || in.Mode.wider(out.Mode) {
+				continue
+			}
+			what := "be read-only"
+			if in.Mode == None {
+				what = "be kept from the guest"
+			}
+			return &ShareError{
+				Path: in.Path,
+				Why:  fmt.Sprintf("it can't %s, as it lies in %s, which is shared %s", what, out.Path, out.Mode),
+				Cure: "take back the outer share first (stile unshare " + out.Path + "), then share the folders you want",
+			}
+		}
+	}
+	return nil
+}
+
+func realOf(s Share) string {
+	if s.Real != "" {
+		return s.Real
+	}
+	return s.Path
+}
+
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// expandAll makes the paths of the configuration file absolute and clean.
+func (s *Store) expandAll(written map[string]Mode) (map[string]Mode, error) {
+	expanded := map[string]Mode{}
+	for path, mode := range written {
+		path, err := s.expand(path)
+		if err != nil {
+			return nil, &ConfigError{Path: s.Dirs.ConfigPath(), Why: "shares: " + err.Error()}
+		}
+		expanded[path] = mode
+	}
+	return expanded, nil
+}
+
+// expand makes a path of the configuration file absolute and clean.
+func (s *Store) expand(path string) (string, error) {
+	if path == "~" || strings.HasPrefix(path, "~/") {
+		path = s.Dirs.Home + path[1:]
+	}
+	if !filepath.IsAbs(path) {
+		return "", fmt.Errorf("%q is not absolute: start it with / or ~/", path)
+	}
+	path = filepath.Clean(path)
+	return path, checkPlace(path)
+}
+
+// own are the guest's folders that no share may stand on: it would hide the
+// distro's own programs.
+var own = []string{
+	"/", "/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/run", "/sbin",
+	"/usr", "/usr/bin", "/usr/lib", "/usr/lib64", "/usr/libexec", "/usr/local", "/usr/sbin",
+	"/usr/share", "/var", "/var/cache", "/var/lib", "/var/log", "/var/tmp",
+}
+
+// kernelOwn are folders in which nothing is a file to share.
+var kernelOwn = []string{"/dev", "/proc", "/sys"}
+
+func checkPlace(path string) error {
+	inside := slices.Contains(own, path)
+	for _, dir := range kernelOwn {
+		inside = inside || within(path, dir)
+	}
+	if inside {
+		return &ShareError{
+			Path: path,
+			Why:  "the guest has its own " + path,
+			Cure: "share a folder inside it, or link what you need into your home",
+		}
+	}
+	return nil
+}
+
+// Share notes that a folder is to be shared by all distros and returns the
+// share. The path may be relative to the working folder.
+func (s *Store) Share(path string, mode Mode) (Share, error) {
+	path, err := abs(path)
+	if err != nil {
+		return Share{}, err
+	}
+	if err := checkPlace(path); err != nil {
+		return Share{}, err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return Share{}, &ShareError{path, "there is no such folder", "make it first: mkdir -p " + path}
+	}
+	if info, err := os.Stat(path); err != nil || !info.IsDir() {
+		return Share{}, &ShareError{path, "it is not a folder", "share the folder that it lies in"}
+	}
+	for _, dir := range []string{s.Dirs.Config, s.Dirs.Data, s.Dirs.Cache, s.Dirs.Runtime} {
+		if dir, err := filepath.EvalSymlinks(dir); err == nil && within(real, dir) {
+			return Share{}, &ShareError{path, "it is stile's own, which no guest may see", "share another folder"}
+		}
+	}
+	share := Share{Path: path, Real: real, Mode: mode, Origin: "command"}
+	return share, s.changeShares(path, mode)
+}
+
+// Unshare takes back a share, also a default one. The error is a *ShareError if
+// the folder is not shared.
+func (s *Store) Unshare(path string) (Share, error) {
+	path, err := abs(path)
+	if err != nil {
+		return Share{}, err
+	}
+	list, err := s.Shares("")
+	if err != nil {
+		return Share{}, err
+	}
+	at := slices.IndexFunc(list, func(sh Share) bool { return sh.Path == path })
+	if at < 0 {
+		e := &ShareError{Path: path, Why: "it is not shared", Cure: "stile shares lists what is"}
+		for _, out := range list {
+			if within(path, out.Path) {
+				e.Why = "it is not shared itself: it lies in " + out.Path + ", which is"
+			}
+		}
+		return Share{}, e
+	}
+	return list[at], s.changeShares(path, None)
+}
+
+// abs is filepath.Abs, except that it takes the working folder as the shell has
+// it, in $PWD (os.Getwd does so where that is the same folder).
+func abs(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("find folder: %w", err)
+	}
+	return path, nil
+}
+
+type sharesFile struct {
+	Shares map[string]Mode `json:"shares"`
+}
+
+func (s *Store) sharesPath() string { return filepath.Join(s.Dirs.Data, "shares.json") }
+
+func (s *Store) readShares() (map[string]Mode, error) {
+	data, err := os.ReadFile(s.sharesPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return map[string]Mode{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read shares: %w", err)
+	}
+	var file sharesFile
+	if err := json.Unmarshal(data, &file); err != nil {
+		return nil, fmt.Errorf("read shares: %s: %w", s.sharesPath(), err)
+	}
+	if file.Shares == nil {
+		file.Shares = map[string]Mode{}
+	}
+	return file.Shares, nil
+}
+
+// changeShares sets one folder's mode, under a lock against other commands that
+// do the same, and writes nothing if the whole would make no sense.
+func (s *Store) changeShares(path string, mode Mode) error {
+	if err := Ensure(s.Dirs.Data); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(s.sharesPath()+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("write shares: %w", err)
+	}
+	defer lock.Close()
+	if err := ofdLock(lock, unix.F_OFD_SETLKW); err != nil {
+		return fmt.Errorf("lock shares: %w", err)
+	}
+	said, err := s.readShares()
+	if err != nil {
+		return err
+	}
+	config, err := LoadConfig(s.Dirs)
+	if err != nil {
+		return err
+	}
+	configured, err := s.expandAll(config.Settings("").Shares)
+	if err != nil {
+		return err
+	}
+	said[path] = mode
+	if mode == None && path != s.Dirs.Home && path != "/tmp" {
+		if _, ok := configured[path]; !ok {
+			delete(said, path)
+		}
+	}
+	if _, err := s.combine(configured, said); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(sharesFile{said}, "", "\t")
+	if err != nil {
+		return fmt.Errorf("write shares: %w", err)
+	}
+	return writeFile(s.sharesPath(), append(data, '\n'))
+}
