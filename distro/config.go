@@ -97,10 +97,10 @@ func (d *Duration) UnmarshalText(text []byte) error {
 // Settings are what the user may set for all distros and for each.
 type Settings struct {
 	Engine Engine
-	Memory Size          // of the guest; the host gives what the guest touches
+	Memory uint64        // of the guest in bytes; the host gives what the guest touches
 	CPUs   int           // of the guest
 	Idle   time.Duration // after which a machine with nothing to do ends; 0 = never
-	// Shares maps folders to modes, as written: "~" is the home. See Shares.
+	// Shares maps folders to modes, as written: "~" is the home. See ShareList.
 	Shares map[string]Mode
 }
 
@@ -176,6 +176,15 @@ func (c *Config) check(prefix string, t table) error {
 	return nil
 }
 
+// Settings reads the user's settings and returns those of one distro.
+func (s *Store) Settings(name string) (Settings, error) {
+	config, err := LoadConfig(s.Dirs)
+	if err != nil {
+		return Settings{}, err
+	}
+	return config.Settings(name), nil
+}
+
 // Settings are those of one distro: its own, else those for all, else the
 // defaults.
 func (c *Config) Settings(name string) Settings {
@@ -191,7 +200,7 @@ func (c *Config) Settings(name string) Settings {
 			s.Engine = *t.Engine
 		}
 		if t.Memory != nil {
-			s.Memory = *t.Memory
+			s.Memory = uint64(*t.Memory)
 		}
 		if t.CPUs != nil {
 			s.CPUs = *t.CPUs
@@ -208,12 +217,12 @@ func (c *Config) Settings(name string) Settings {
 
 // defaultMemory is half of the host's, 8 GiB at most: the guest's page cache
 // would take whatever there is.
-func defaultMemory() Size {
+func defaultMemory() uint64 {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return 1 << 30
 	}
-	half := Size(uint64(info.Totalram) * uint64(info.Unit) / 2)
+	half := uint64(info.Totalram) * uint64(info.Unit) / 2
 	return max(min(half, 8<<30), 512<<20) &^ (1<<21 - 1)
 }
 

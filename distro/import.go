@@ -21,8 +21,8 @@ import (
 type Unpacker func(ctx context.Context, image *os.File, archive io.Reader) error
 
 // Import makes a distro from a tar archive, plain or compressed with gzip, xz
-// or zstd. The distro appears in the store whole or not at all. If it is the
-// first it becomes the default by being the only one.
+// or zstd. The distro appears in the store whole or not at all. The first one
+// becomes the default.
 func (s *Store) Import(ctx context.Context, name string, archive io.Reader, info Info, unpack Unpacker) (*Distro, error) {
 	if err := s.CheckNew(name); err != nil {
 		return nil, err
@@ -70,7 +70,15 @@ func (s *Store) Import(ctx context.Context, name string, archive io.Reader, info
 		}
 		return nil, fmt.Errorf("make distro %s: %w", name, err)
 	}
+	if _, err := s.Default(); errors.Is(err, ErrNoDefault) || s.only(name) {
+		return d, s.SetDefault(name)
+	}
 	return d, nil
+}
+
+func (s *Store) only(name string) bool {
+	names, err := s.Names()
+	return err == nil && len(names) == 1 && names[0] == name
 }
 
 // CheckNew refuses a name that is wrong or taken. The latter error is ErrExists

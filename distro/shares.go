@@ -1,6 +1,8 @@
 package distro
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stilehq/stile/interop/guest"
 )
 
 // Mode is what the guest may do with a host folder.
@@ -68,7 +72,29 @@ func (e *ShareError) Error() string { return "share " + e.Path + ": " + e.Why }
 // Hint is the cure.
 func (e *ShareError) Hint() string { return e.Cure }
 
-// Shares lists what a distro shares, ordered by path, so that a folder comes
+// Guest is the share as a machine and its guest know it.
+func (s Share) Guest() guest.Share {
+	sum := sha256.Sum256([]byte(s.Path))
+	return guest.Share{Dir: hex.EncodeToString(sum[:8]), Path: s.Path, ReadOnly: s.Mode == ReadOnly}
+}
+
+// Shares lists what the machine of a distro shows: the folders of ShareList
+// that exist.
+func (s *Store) Shares(name string) ([]guest.Share, error) {
+	list, err := s.ShareList(name)
+	if err != nil {
+		return nil, err
+	}
+	var shares []guest.Share
+	for _, share := range list {
+		if share.Real != "" {
+			shares = append(shares, share.Guest())
+		}
+	}
+	return shares, nil
+}
+
+// ShareList lists what a distro shares, ordered by path, so that a folder comes
 // before those inside it. Three sources say what is shared, the later winning
 // for a path: the defaults (home and /tmp, read-write), config.toml, and the
 // commands share and unshare, which go for all distros.
@@ -76,7 +102,7 @@ func (e *ShareError) Hint() string { return e.Cure }
 // A share may lie in another if it allows more: read-write in read-only. One
 // that allows less is an error, because it would protect nothing: whoever is
 // root in the guest has the outer share too.
-func (s *Store) Shares(name string) ([]Share, error) {
+func (s *Store) ShareList(name string) ([]Share, error) {
 	config, err := LoadConfig(s.Dirs)
 	if err != nil {
 		return nil, err
@@ -250,7 +276,7 @@ func (s *Store) Unshare(path string) (Share, error) {
 	if err != nil {
 		return Share{}, err
 	}
-	list, err := s.Shares("")
+	list, err := s.ShareList("")
 	if err != nil {
 		return Share{}, err
 	}
