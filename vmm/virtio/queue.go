@@ -152,6 +152,14 @@ func (q *Queue) Size() uint16 { return q.cfg.Size }
 // transport saves after the device's Sleep.
 func (q *Queue) Base() uint16 { return q.nextAvail }
 
+// UsedIndex is how many chains were pushed since the ring was made, modulo
+// 65536: zero on a ring that no device has used yet.
+func (q *Queue) UsedIndex() uint16 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.usedIdx
+}
+
 // Pop takes the next available chain. It returns nil, nil when there is none,
 // and an error that wraps ErrRing or memory.ErrRange when the driver broke the
 // rules.
