@@ -75,7 +75,9 @@ func lockFile(path string) (*os.File, error) {
 	}
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 		e := &InUseError{Path: path}
-		e.PID, e.Command = holder(f)
+		if list, _ := Holders(path); len(list) > 0 {
+			e.PID, e.Command = list[0].PID, list[0].Command
+		}
 		err = e
 	}
 	if err != nil {
@@ -112,36 +114,47 @@ func samePlace(f *os.File, path string) error {
 	return nil
 }
 
-// holder looks for a process of ours that has the file open, for the error's
-// words only. F_OFD_GETLK and /proc/locks name no process for such a lock.
-func holder(f *os.File) (pid int, command string) {
-	want, err := f.Stat()
+// A Holder is a process that has a disk image open.
+type Holder struct {
+	PID     int
+	Command string // its name
+}
+
+// Holders lists the processes of ours, other than this one, that have a file
+// open. F_OFD_GETLK and /proc/locks name no process for a lock of an open file.
+func Holders(path string) ([]Holder, error) {
+	want, err := os.Stat(path)
 	if err != nil {
-		return 0, ""
+		return nil, fmt.Errorf("find who uses disk: %w", err)
 	}
-	fds, _ := filepath.Glob("/proc/[0-9]*/fd/[0-9]*")
-	self := "/proc/" + strconv.Itoa(os.Getpid()) + "/"
+	fds, err := filepath.Glob("/proc/[0-9]*/fd/[0-9]*")
+	if err != nil {
+		return nil, fmt.Errorf("find who uses disk: %w", err)
+	}
+	var list []Holder
+	seen := map[int]bool{os.Getpid(): true}
 	for _, fd := range fds {
-		if strings.HasPrefix(fd, self) {
+		dir := filepath.Dir(filepath.Dir(fd))
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || seen[pid] {
 			continue
 		}
 		// A readlink is cheap where a stat might hang on a dead network share.
-		if link, err := os.Readlink(fd); err != nil || filepath.Base(link) != filepath.Base(f.Name()) {
+		if link, err := os.Readlink(fd); err != nil || filepath.Base(link) != filepath.Base(path) {
 			continue
 		}
 		got, err := os.Stat(fd)
 		if err != nil || !os.SameFile(want, got) {
 			continue
 		}
-		dir := filepath.Dir(filepath.Dir(fd))
+		seen[pid] = true
 		comm, err := os.ReadFile(filepath.Join(dir, "comm"))
 		if err != nil {
-			continue
+			continue // it has just ended
 		}
-		pid, _ = strconv.Atoi(filepath.Base(dir))
-		return pid, strings.TrimSpace(string(comm))
+		list = append(list, Holder{pid, strings.TrimSpace(string(comm))})
 	}
-	return 0, ""
+	return list, nil
 }
 
 // Fields of the ext4 superblock, which starts at byte 1024

@@ -150,11 +150,16 @@ func Answer(ctx context.Context, conn net.Conn, payload []byte, handle Handler) 
 }
 
 // AsError makes a *wire.Error of any error: itself where it is one, else one of
-// status 125 about what.
+// status 125 about what, with the hint of an error that has one.
 func AsError(err error, what string) *wire.Error {
 	var e *wire.Error
 	if errors.As(err, &e) {
 		return e
 	}
-	return &wire.Error{Code: 125, What: what, Why: err.Error()}
+	e = &wire.Error{Code: 125, What: what, Why: err.Error()}
+	var hinter interface{ Hint() string }
+	if errors.As(err, &hinter) {
+		e.Hint = hinter.Hint()
+	}
+	return e
 }

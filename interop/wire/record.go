@@ -13,12 +13,12 @@ package wire
 //
 // of which the shim reads and closes N; the ARGs are the command's.
 type Record struct {
-	Distro  string // distro: its name
-	Home    string // home: the distro's data folder; its entry "socket" is a symlink to the machine's socket
-	Stile   string // stile: the stile program, which starts machines
-	Command string // command: what to execute in the guest; "" is the link's name
-	User    string // user: whom to run as; "" is the host's user
-	Cd      string // cd: the working directory; "" is the caller's
+	Distro  string   // distro: its name
+	Home    string   // home: the distro's data folder; its entry "socket" is a symlink to the machine's socket
+	Stile   string   // stile: the stile program, which starts machines
+	Command string   // command: what to execute in the guest; "" is the link's name
+	User    string   // user: whom to run as; "" is the host's user
+	Cd      string   // cd: the working directory; "" is the caller's
 	Args    []string // arg: put before the caller's arguments
 	Env     []string // env: NAME=VALUE, each replacing the caller's
 

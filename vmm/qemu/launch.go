@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,11 +34,9 @@ const (
 )
 
 // cmdline is what this engine needs of the guest's kernel: a restart ends QEMU
-// by triple fault (-no-reboot), where a power-off would not; microvm under TCG
-// has nothing that would tell the LAPIC timer's frequency but a calibration
-// against the PIT, which costs a third of the boot: the PIT serves as clock
-// event instead.
-var cmdline = []string{"reboot=t", "panic=-1", "quiet", "noapictimer", "console=hvc0"}
+// by triple fault (-no-reboot), where a power-off would not. The bounce buffers
+// of a guest with much memory are for devices that this one has not.
+var cmdline = []string{"reboot=t", "panic=-1", "quiet", "console=hvc0", "swiotlb=noforce"}
 
 // A Process is a running QEMU.
 type Process struct {
@@ -47,7 +46,7 @@ type Process struct {
 	// The caller closes them.
 	Sockets []*os.File
 
-	qmp *os.File
+	monitor *monitor
 }
 
 // Find returns the path of QEMU. The error says what to install.
@@ -90,9 +89,11 @@ func Launch(cfg *vmm.Config, fsTag string) (*Process, error) {
 		return pass(theirs), os.NewFile(uintptr(fds[0]), name), nil
 	}
 
+	machine, params := timing()
+	params = append(append(params, cmdline...), cfg.Cmdline...)
 	memory := strconv.FormatUint(cfg.Memory>>10, 10) + "K"
 	args := []string{
-		"-M", "microvm,x-option-roms=off,acpi=off,rtc=on,isa-serial=off,memory-backend=mem",
+		"-M", "microvm,x-option-roms=off,acpi=off,rtc=on,isa-serial=off,memory-backend=mem" + machine,
 		"-accel", "tcg,thread=multi",
 		"-cpu", "max", "-smp", strconv.Itoa(cfg.CPUs), "-m", memory,
 		// Shared, so that the vmm process sees guest memory; a memfd takes host
@@ -102,7 +103,7 @@ func Launch(cfg *vmm.Config, fsTag string) (*Process, error) {
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-kernel", "/proc/self/fd/" + pass(cfg.Kernel),
 		"-initrd", "/proc/self/fd/" + pass(cfg.Initramfs),
-		"-append", strings.Join(append(append([]string{}, cmdline...), cfg.Cmdline...), " "),
+		"-append", strings.Join(params, " "),
 		"-add-fd", "set=1,fd=" + pass(cfg.Disk),
 		// The image is locked by stile already, through the same open file.
 		"-blockdev", "driver=file,node-name=disk,filename=/dev/fdset/1,locking=off,discard=unmap",
@@ -128,7 +129,6 @@ func Launch(cfg *vmm.Config, fsTag string) (*Process, error) {
 	if err != nil {
 		return nil, errors.Join(err, p.closeSockets())
 	}
-	p.qmp = qmp
 	args = append(args, "-chardev", "socket,id=qmp,fd="+fd, "-mon", "chardev=qmp,mode=control")
 
 	cmd := exec.Command(path, args...)
@@ -136,7 +136,36 @@ func Launch(cfg *vmm.Config, fsTag string) (*Process, error) {
 	if p.Process, err = child.Start(cmd); err != nil {
 		return nil, errors.Join(err, p.closeSockets(), qmp.Close())
 	}
+	if p.monitor, err = newMonitor(qmp); err != nil {
+		p.Process.Kill()
+		return nil, errors.Join(fmt.Errorf("QEMU's monitor: %w", err), p.closeSockets())
+	}
 	return p, nil
+}
+
+// Kill ends QEMU at once, however its guest fares, and waits until it has gone.
+// QEMU writes out what it holds of the disk if it still answers. Kill may be
+// called at any time, and again.
+func (p *Process) Kill() {
+	p.monitor.send("quit")
+	select {
+	case <-p.Done():
+	case <-time.After(quitLimit):
+	}
+	p.Process.Kill()
+	p.monitor.conn.Close()
+}
+
+// Err says, after Done, why QEMU ended: nil after an end that the guest or Kill
+// asked for.
+func (p *Process) Err() error {
+	if err := p.Process.Err(); err != nil {
+		return err
+	}
+	if why := p.monitor.reason(); why == "guest-panic" {
+		return errors.New("the guest's kernel panicked")
+	}
+	return nil
 }
 
 func (p *Process) closeSockets() error {

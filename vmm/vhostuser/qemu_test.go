@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -36,6 +37,7 @@ func TestQEMU(t *testing.T) {
 	g := startQEMU(t, qemu, kernel)
 	t.Run("both ways", g.bothWays)
 	t.Run("throughput", g.throughput)
+	t.Run("speed", g.speed)
 	t.Run("half-close", g.halfClose)
 	t.Run("stalled reader", g.stalledReader)
 	t.Run("guest reads no more", g.guestReadsNoMore)
@@ -207,6 +209,38 @@ func (g *qemuGuest) throughput(t *testing.T) {
 	if want := sha256.Sum256(b[:size]); !bytes.Equal(b[size:], want[:]) {
 		t.Error("the host got other bytes")
 	}
+	c.Close()
+}
+
+// speed prints throughput without work in the guest; it asserts nothing.
+func (g *qemuGuest) speed(t *testing.T) {
+	const size = 512 << 20
+	c := g.dial(t, "n")
+	b := make([]byte, 1<<20)
+	start := time.Now()
+	for range size / len(b) {
+		if _, err := c.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.CloseWrite()
+	if n, err := io.ReadAll(c); string(n) != strconv.Itoa(size) || err != nil {
+		t.Errorf("the guest read %s bytes, %v", n, err)
+	}
+	c.Close()
+	t.Logf("host to guest: %.0f MB/s", size/1e6/time.Since(start).Seconds())
+
+	c = g.dial(t, "z"+string(binary.LittleEndian.AppendUint64(nil, size)))
+	start = time.Now()
+	var n int
+	for {
+		k, err := c.Read(b)
+		n += k
+		if err != nil {
+			break
+		}
+	}
+	t.Logf("guest to host: %.0f MB/s", float64(n)/1e6/time.Since(start).Seconds())
 	c.Close()
 }
 

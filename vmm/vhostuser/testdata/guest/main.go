@@ -13,7 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const hostCID = 2
+const (
+	hostCID = 2
+	bufSize = 1 << 20
+)
 
 // sock is a blocking vsock socket.
 type sock int
@@ -59,6 +62,9 @@ func main() {
 	}
 	l, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
 	check("socket", err)
+	// Linux bounds a sender's credit by its own buffer too: as guestinit does.
+	unix.SetsockoptUint64(l, unix.AF_VSOCK, unix.SO_VM_SOCKETS_BUFFER_MAX_SIZE, bufSize)
+	unix.SetsockoptUint64(l, unix.AF_VSOCK, unix.SO_VM_SOCKETS_BUFFER_SIZE, bufSize)
 	check("bind", unix.Bind(l, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: 1000}))
 	check("listen", unix.Listen(l, 128))
 
@@ -96,6 +102,27 @@ func serve(c sock) {
 		h := sha256.New()
 		io.Copy(h, c)
 		c.Write(h.Sum(nil))
+	case 'n': // reads to the end and says how much
+		n, b := 0, make([]byte, 256<<10)
+		for {
+			k, err := c.Read(b)
+			n += k
+			if err != nil {
+				break
+			}
+		}
+		fmt.Fprint(c, n)
+	case 'z': // n zeroes
+		var n uint64
+		binary.Read(c, binary.LittleEndian, &n)
+		b := make([]byte, 256<<10)
+		for left := n; left > 0; {
+			k := min(left, uint64(len(b)))
+			if _, err := c.Write(b[:k]); err != nil {
+				return
+			}
+			left -= k
+		}
 	case 'g': // n bytes, then their hash
 		var n uint64
 		binary.Read(c, binary.LittleEndian, &n)

@@ -1,0 +1,44 @@
+package cli
+
+import "context"
+
+func newHelpCommand() *command {
+	return &command{
+		name: "help", args: "[COMMAND]", max: 1, short: "Tell what a command does",
+		run: func(ctx context.Context, app *app, args []string) error {
+			return runHelp(app, first(args))
+		},
+	}
+}
+
+func runHelp(app *app, name string) error {
+	switch name {
+	case "":
+		app.ui.commandList(commands())
+		return nil
+	case "config":
+		app.ui.say("%s", configHelp)
+		return nil
+	}
+	c := findCommand(name)
+	if c == nil {
+		return app.unknown(name)
+	}
+	app.ui.help(c)
+	return nil
+}
+
+const configHelp = `The settings are in $XDG_CONFIG_HOME/stile/config.toml (~/.config/stile/config.toml).
+Each key may be left out. Those at the top are for all distros, those below
+[distro.NAME] for one.
+
+engine = "auto"        # kvm or qemu
+memory = "4GiB"        # of a guest; by default half of the host's, at most 8 GiB
+cpus = 4               # of a guest; by default as many as the host has
+idle = "60s"           # how long a machine waits for work; "0s" is for ever
+
+[shares]               # besides "~" = "rw" and "/tmp" = "rw"
+"~/src" = "ro"         # rw, ro or none
+
+[distro.debian]
+memory = "8GiB"`

@@ -1,0 +1,56 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+func newImportCommand() *command {
+	return &command{
+		name: "import", args: "NAME FILE|-", min: 2, max: 2,
+		short: "Make a distro from a tar archive",
+		long: `
+The archive holds a root file system. It may be compressed with gzip, xz or
+zstd; - is the standard input. Owners, modes, links, devices and extended
+attributes are kept, whoever imports: a guest does the unpacking.`,
+		run: func(ctx context.Context, app *app, args []string) error {
+			return runImport(ctx, app, args[0], args[1])
+		},
+	}
+}
+
+func runImport(ctx context.Context, app *app, name, file string) error {
+	if err := app.store.CheckNew(name); err != nil {
+		return err
+	}
+	f, source := os.Stdin, "-"
+	if file != "-" {
+		var err error
+		if f, err = os.Open(file); err != nil {
+			return fmt.Errorf("import %s: %w", name, err)
+		}
+		defer f.Close()
+		if source, err = filepath.Abs(file); err != nil {
+			source = file
+		}
+	}
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return &folderError{file}
+	}
+	progress := app.ui.progress()
+	defer progress.end()
+	if err := importFile(ctx, app, name, f, source, progress); err != nil {
+		return err
+	}
+	progress.end()
+	return nil
+}
+
+type folderError struct{ path string }
+
+func (e *folderError) Error() string { return "import " + e.path + ": it is a folder" }
+func (e *folderError) Hint() string {
+	return "make an archive of it: tar -C " + e.path + " -c . | stile import NAME -"
+}

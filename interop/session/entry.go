@@ -1,0 +1,237 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stilehq/stile/interop/descriptor"
+	"github.com/stilehq/stile/interop/wire"
+)
+
+// An entry is an attached one of the descriptor table: a descriptor here and a
+// stream to what stands under its number in the guest.
+type entry struct {
+	relay  *relay
+	table  wire.Descriptor
+	number uint32 // index in the table
+	fd     *descriptor.Descriptor
+
+	mu     sync.Mutex
+	stream Conn
+	closed bool
+
+	progress  progress // of output
+	in        atomic.Uint64
+	inputs    context.Context // done when the guest reads no more
+	stopInput context.CancelFunc
+	inputDone chan struct{} // closed when input has let go of fd
+}
+
+// past is a deadline that has passed: it ends reads and writes under way.
+var past = time.Unix(1, 0)
+
+// serve moves bytes until both directions have ended.
+func (e *entry) serve() {
+	defer e.close()
+	stream, err := e.relay.dial(wire.StreamData, e.number)
+	if err != nil {
+		e.progress.finish()
+		close(e.inputDone)
+		if e.relay.ctx.Err() == nil {
+			e.relay.fail("guest", err)
+		}
+		return
+	}
+	e.setStream(stream)
+	var both sync.WaitGroup
+	if e.table.Access&wire.AccessWrite != 0 {
+		both.Go(e.output)
+	} else {
+		e.progress.finish()
+	}
+	if e.table.Access&wire.AccessRead != 0 {
+		both.Go(e.input)
+	} else {
+		close(e.inputDone)
+	}
+	both.Wait()
+}
+
+func (e *entry) setStream(c Conn) {
+	e.mu.Lock()
+	e.stream = c
+	closed := e.closed
+	e.mu.Unlock()
+	if closed {
+		c.Close()
+	}
+}
+
+// close ends both directions.
+func (e *entry) close() {
+	e.mu.Lock()
+	stream := e.stream
+	e.closed = true
+	e.mu.Unlock()
+	e.stopInput()
+	if stream != nil {
+		stream.Close()
+	}
+	e.fd.Close()
+}
+
+// output writes what the guest writes. A write that fails here ends the guest's
+// pipe, so that its writer gets SIGPIPE; that is all that can be told it, so that
+// the user is told the rest.
+func (e *entry) output() {
+	defer e.progress.finish()
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-e.fd.Gone(): // without a write, as in `guest-tail -f log | head -1`
+			e.stream.CloseRead()
+			e.stream.SetReadDeadline(past)
+		case <-done:
+		}
+	}()
+	var buf buffer
+	for {
+		n, err := e.stream.Read(buf.space())
+		if n > 0 {
+			m, werr := e.fd.Write(e.relay.ctx, buf.used(n))
+			e.progress.add(m)
+			if werr != nil {
+				e.stream.CloseRead()
+				if !errors.Is(werr, unix.EPIPE) && !ended(werr) {
+					e.relay.notice("write to "+name(e.table.Number), werr)
+				}
+				return
+			}
+		}
+		if err != nil {
+			if err == io.EOF && e.table.Kind == wire.KindSocket {
+				e.halfClose()
+			}
+			return
+		}
+	}
+}
+
+// halfClose passes on that the guest shut down its half of a socket. If its end
+// was closed, as it is when guestinit shut down both halves, there is nothing to
+// pass on: other holders of the socket go on using it.
+func (e *entry) halfClose() {
+	select {
+	case <-e.stream.PeerReadClosed():
+	default:
+		e.fd.CloseWrite()
+	}
+}
+
+// input reads for the guest, until it reads no more.
+func (e *entry) input() {
+	defer close(e.inputDone)
+	defer e.stopInput()
+	stop := context.AfterFunc(e.inputs, func() { e.stream.SetWriteDeadline(past) })
+	defer stop()
+	go func() {
+		select {
+		case <-e.stream.PeerReadClosed():
+			e.stopInput()
+		case <-e.inputs.Done():
+		}
+	}()
+	var buf buffer
+	for {
+		n, err := e.fd.Read(e.inputs, buf.space())
+		if n > 0 {
+			m, werr := e.stream.Write(buf.used(n))
+			e.in.Add(uint64(max(m, 0)))
+			if werr != nil {
+				break
+			}
+		}
+		if err == nil {
+			continue
+		}
+		if !ended(err) {
+			if err != io.EOF {
+				e.relay.notice("read from "+name(e.table.Number), err)
+			}
+			e.stream.CloseWrite()
+			e.hold()
+		}
+		break
+	}
+	if e.table.Access&wire.AccessWrite == 0 {
+		e.fd.Close()
+	}
+}
+
+// hold keeps a descriptor that has been read to its end as long as the guest has
+// it open: a FIFO's next writer must find a reader.
+func (e *entry) hold() {
+	select {
+	case <-e.inputs.Done():
+	case <-e.relay.ended:
+	}
+}
+
+// endInput closes a descriptor that no guest process can read any more.
+func (e *entry) endInput(ctx context.Context) {
+	e.stopInput()
+	select {
+	case <-e.inputDone:
+	case <-ctx.Done():
+	}
+}
+
+// ended reports whether an operation was ended from here.
+func ended(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, descriptor.ErrClosed)
+}
+
+// name is what a user calls a descriptor.
+func name(number uint32) string {
+	switch number {
+	case 0:
+		return "standard input"
+	case 1:
+		return "standard output"
+	case 2:
+		return "standard error"
+	}
+	return "descriptor " + strconv.Itoa(int(number))
+}
+
+// A buffer starts small, since most streams carry little and a thousand may be
+// open, and grows when it is filled.
+type buffer struct{ b []byte }
+
+const (
+	bufferMin = 4 << 10
+	bufferMax = 128 << 10
+)
+
+func (b *buffer) space() []byte {
+	if b.b == nil {
+		b.b = make([]byte, bufferMin)
+	}
+	return b.b
+}
+
+func (b *buffer) used(n int) []byte {
+	used := b.b[:n]
+	if n == len(b.b) && n < bufferMax {
+		b.b = make([]byte, 2*n)
+	}
+	return used
+}

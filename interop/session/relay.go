@@ -1,0 +1,418 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stilehq/stile/interop/descriptor"
+	"github.com/stilehq/stile/interop/wire"
+)
+
+// dialLimit is how long guestinit may take to accept a stream.
+const dialLimit = 10 * time.Second
+
+// A relay is one session.
+type relay struct {
+	server *Server
+	q      *Request
+	run    *wire.Run
+	since  time.Time
+
+	ctx    context.Context // of everything: canceled when the server closes, or the session broke
+	cancel context.CancelFunc
+
+	control    Conn
+	toGuest    *outbox // control messages
+	shim       shim
+	entries    []*entry // of the attached entries, in the table's order
+	byNumber   map[uint32]*entry
+	terminal   *terminal // nil without one
+	work       sync.WaitGroup
+	ended      chan struct{} // closed when the command has ended, or never will have begun
+	endOnce    sync.Once
+	mu         sync.Mutex
+	pid        uint32
+	broken     *wire.Error
+	noticed    bool
+	haveExit   bool
+	restoreRun sync.Once
+}
+
+func newRelay(s *Server, q *Request) *relay {
+	r := &relay{server: s, q: q, run: &q.Run, since: time.Now(), byNumber: make(map[uint32]*entry), ended: make(chan struct{})}
+	r.ctx, r.cancel = context.WithCancel(s.ctx)
+	r.shim = shim{conn: q.Conn, gone: make(chan struct{})}
+	return r
+}
+
+// serve runs the session. When it returns, everything is closed.
+func (r *relay) serve() {
+	defer r.cancel()
+	defer r.q.Close()
+	r.server.change(+1)
+	defer r.end()
+	if err := r.adopt(); err != nil {
+		r.shim.send(wire.TypeError, err.Append(nil))
+		r.closeAll()
+		return
+	}
+	stop := context.AfterFunc(r.ctx, r.closeAll)
+	defer stop()
+	if err := r.begin(); err != nil {
+		if r.ctx.Err() == nil { // else the machine ends: the shim will find another
+			r.shim.send(wire.TypeError, err.Append(nil))
+		}
+		r.closeAll()
+		r.work.Wait()
+		return
+	}
+	r.work.Wait()
+	r.closeAll()
+}
+
+// adopt wraps the request's descriptors.
+func (r *relay) adopt() *wire.Error {
+	files := r.q.Files
+	next := func() (*descriptor.Descriptor, error) {
+		d, err := r.server.poller.New(files[0])
+		files = files[1:]
+		r.q.Files = files
+		return d, err
+	}
+	for i, d := range r.run.Table {
+		if !d.Attached() {
+			continue
+		}
+		fd, err := next()
+		if err != nil {
+			return r.error("descriptor "+name(d.Number), err)
+		}
+		e := &entry{relay: r, table: d, number: uint32(i), fd: fd}
+		e.inputs, e.stopInput = context.WithCancel(r.ctx)
+		e.inputDone = make(chan struct{})
+		r.entries = append(r.entries, e)
+		r.byNumber[e.number] = e
+	}
+	if r.run.Terminal != nil {
+		fd, err := next()
+		if err != nil {
+			return r.error("terminal", err)
+		}
+		r.terminal = newTerminal(r, fd)
+	}
+	return nil
+}
+
+// begin asks guestinit for the command and opens the streams, at the same time.
+func (r *relay) begin() *wire.Error {
+	control, err := r.dial(wire.StreamControl, 0)
+	if err != nil {
+		return r.error("guest", err)
+	}
+	r.setControl(control)
+	// From here on the request may have an effect.
+	if err := r.shim.send(wire.TypeStarted, nil); err != nil {
+		return r.error("shim", err)
+	}
+	if r.server.config.Prepare != nil {
+		r.server.config.Prepare(r.run)
+	}
+	r.run.Time = time.Now().UnixNano()
+	r.toGuest = newOutbox(control)
+	if _, err := control.Write(wire.AppendMessage(nil, wire.TypeRun, r.run.Append(nil))); err != nil {
+		return r.error("guest", err)
+	}
+	r.goWork(r.toGuest.run)
+	for _, e := range r.entries {
+		r.goWork(e.serve)
+	}
+	if r.terminal != nil {
+		r.goWork(r.terminal.serve)
+	}
+	r.goWork(r.readShim)
+	r.goWork(r.readControl)
+	return nil
+}
+
+func (r *relay) goWork(f func()) {
+	r.work.Add(1)
+	go func() {
+		defer r.work.Done()
+		f()
+	}()
+}
+
+// dial opens a stream to guestinit and says what it is.
+func (r *relay) dial(kind wire.StreamKind, number uint32) (Conn, error) {
+	ctx, cancel := context.WithTimeout(r.ctx, dialLimit)
+	defer cancel()
+	c, err := r.server.config.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h := wire.Hello{Version: wire.Version, Generation: r.server.config.Generation, Kind: kind, Session: r.run.Session, Number: number}
+	if _, err := c.Write(wire.AppendMessage(nil, wire.TypeHello, h.Append(nil))); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (r *relay) setControl(c Conn) {
+	r.mu.Lock()
+	r.control = c
+	r.mu.Unlock()
+	if r.ctx.Err() != nil {
+		c.Close()
+	}
+}
+
+// error is an error of this session for its shim.
+func (r *relay) error(what string, err error) *wire.Error {
+	var e *wire.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &wire.Error{Code: 125, What: "distro " + r.run.Distro, Why: what + ": " + err.Error(),
+		Hint: "see: stile logs " + r.run.Distro}
+}
+
+// fail ends a session that cannot go on, with words for the shim.
+func (r *relay) fail(what string, err error) {
+	r.shim.end(wire.TypeError, r.error(what, err).Append(nil))
+	r.cancel()
+}
+
+// end notes that the command runs no more.
+func (r *relay) end() {
+	r.endOnce.Do(func() {
+		close(r.ended)
+		r.server.change(-1)
+	})
+}
+
+// closeAll ends whatever waits for anything of this session.
+func (r *relay) closeAll() {
+	r.cancel()
+	r.mu.Lock()
+	control := r.control
+	r.mu.Unlock()
+	if control != nil {
+		control.Close()
+	}
+	if r.toGuest != nil {
+		r.toGuest.finish(nil)
+	}
+	r.shim.conn.Close()
+	for _, e := range r.entries {
+		e.close()
+	}
+	if r.terminal != nil {
+		r.terminal.close()
+	}
+}
+
+// readShim passes on what the shim says, until it is gone. A shim that goes
+// before its command has ended takes the command along: guestinit ends it when the
+// control stream ends.
+func (r *relay) readShim() {
+	reader := wire.NewReader(r.shim.conn.Read)
+	for {
+		typ, payload, err := reader.Next()
+		if err == nil {
+			err = r.fromShim(typ, payload)
+		}
+		if err != nil {
+			break
+		}
+	}
+	r.shim.leave()
+	select {
+	case <-r.ended:
+	default:
+		r.control.Close()
+		if r.terminal != nil {
+			r.terminal.restore()
+		}
+	}
+}
+
+func (r *relay) fromShim(typ wire.Type, payload []byte) error {
+	switch typ {
+	case wire.TypeSignal, wire.TypeResume, wire.TypeWinSize:
+		if typ == wire.TypeResume && r.terminal != nil {
+			r.terminal.resumed(payload)
+		}
+		return r.toGuest.put(wire.AppendMessage(nil, typ, payload))
+	case wire.TypeInput:
+		if r.terminal != nil {
+			return r.terminal.input.put(payload)
+		}
+	case wire.TypeInputEnd:
+		if r.terminal != nil {
+			r.terminal.endInput()
+		}
+	}
+	return nil
+}
+
+// readControl passes on what guestinit says, until the stream ends. If that is
+// before the command's end, guestinit or the machine is lost.
+func (r *relay) readControl() {
+	reader := wire.NewReader(r.control.Read)
+	for {
+		typ, payload, err := reader.Next()
+		if err == nil {
+			err = r.fromGuest(typ, payload)
+		}
+		if err != nil {
+			break
+		}
+	}
+	r.toGuest.finish(nil)
+	r.control.Close()
+	r.shim.conn.Close() // after an Exit it has left already, or will find the end
+	r.end()
+}
+
+var errEnd = errors.New("end of session")
+
+func (r *relay) fromGuest(typ wire.Type, payload []byte) error {
+	switch typ {
+	case wire.TypeStarted:
+		var m wire.Started
+		if err := m.Parse(payload); err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.pid = m.PID
+		r.mu.Unlock()
+	case wire.TypeError:
+		var m wire.Error
+		if err := m.Parse(payload); err != nil {
+			return err
+		}
+		r.end()
+		r.shim.end(typ, payload)
+		r.cancel()
+		return errEnd
+	case wire.TypeWant:
+		return r.toShim(typ, payload)
+	case wire.TypeStopped:
+		var m wire.Stopped
+		if err := m.Parse(payload); err != nil {
+			return err
+		}
+		r.shown(m.After)
+		return r.toShim(typ, payload)
+	case wire.TypeSetTermios:
+		var m wire.Termios
+		if err := m.Parse(payload); err != nil {
+			return err
+		}
+		r.shown(m.After)
+		if r.terminal != nil {
+			r.terminal.set(m.Termios)
+		}
+		return r.toShim(typ, payload)
+	case wire.TypeExit:
+		var m wire.Exit
+		if err := m.Parse(payload); err != nil {
+			return err
+		}
+		r.exit(&m, payload)
+	}
+	return nil
+}
+
+// toShim passes a message on. Once the command has ended, its shim needs no more.
+func (r *relay) toShim(typ wire.Type, payload []byte) error {
+	r.shim.send(typ, payload)
+	return nil
+}
+
+// shown waits until n bytes of the terminal's stream are with the shim.
+func (r *relay) shown(n uint64) {
+	if r.terminal != nil && n > 0 {
+		ctx, cancel := r.whileShim()
+		defer cancel()
+		r.terminal.progress.reach(ctx, n)
+	}
+}
+
+// whileShim is done when the shim is gone.
+func (r *relay) whileShim() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(r.ctx)
+	go func() {
+		select {
+		case <-r.shim.gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// exit reports the command's end, when the shim may leave: what the command wrote
+// is written, and what it can read no more is closed, so that whoever writes into
+// it finds out.
+func (r *relay) exit(m *wire.Exit, payload []byte) {
+	r.mu.Lock()
+	again := r.haveExit
+	r.haveExit = true
+	r.mu.Unlock()
+	if again {
+		return
+	}
+	ctx, cancel := r.whileShim()
+	defer cancel()
+	for _, c := range m.Counts {
+		if e := r.byNumber[c.Number]; e != nil {
+			e.progress.reach(ctx, c.Bytes)
+		} else if c.Number == wire.TerminalStream && r.terminal != nil {
+			r.terminal.progress.reach(ctx, c.Bytes)
+		}
+	}
+	for _, n := range m.Unread {
+		if e := r.byNumber[n]; e != nil {
+			e.endInput(ctx)
+		}
+	}
+	r.end()
+	r.shim.end(wire.TypeExit, payload)
+}
+
+// notice tells the user once what the guest command cannot see.
+func (r *relay) notice(what string, err error) {
+	r.mu.Lock()
+	again := r.noticed
+	r.noticed = true
+	r.mu.Unlock()
+	if again {
+		return
+	}
+	var errno unix.Errno
+	why := err.Error()
+	if errors.As(err, &errno) {
+		why = errno.Error()
+	}
+	m := wire.Error{What: what, Why: why}
+	r.shim.send(wire.TypeNotice, m.Append(nil))
+}
+
+func (r *relay) status() Status {
+	st := Status{Session: r.run.Session, Argv: r.run.Argv, Since: r.since}
+	select {
+	case <-r.ended:
+		st.Ended = true
+	default:
+	}
+	r.mu.Lock()
+	st.PID = r.pid
+	r.mu.Unlock()
+	return st
+}

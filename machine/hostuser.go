@@ -1,0 +1,48 @@
+package machine
+
+import (
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/stilehq/stile/interop/guest"
+)
+
+// hostUser is the user who runs this, as the guest shall know him.
+func hostUser(home string) (guest.User, error) {
+	u, err := user.Current()
+	if err != nil {
+		return guest.User{}, fmt.Errorf("find user: %w", err)
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return guest.User{}, fmt.Errorf("find user: %w", err)
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return guest.User{}, fmt.Errorf("find user: %w", err)
+	}
+	group := u.Username
+	if g, err := user.LookupGroupId(u.Gid); err == nil {
+		group = g.Name
+	}
+	return guest.User{Name: u.Username, UID: uint32(uid), GID: uint32(gid), Group: group,
+		Home: home, Shell: os.Getenv("SHELL")}, nil
+}
+
+// hostTimeZone is the name of the host's time zone, "" where it has none that a
+// guest could know.
+func hostTimeZone() string {
+	target, err := filepath.EvalSymlinks("/etc/localtime")
+	if err != nil {
+		return ""
+	}
+	_, zone, ok := strings.Cut(target, "/zoneinfo/")
+	if !ok {
+		return ""
+	}
+	return zone
+}

@@ -1,0 +1,25 @@
+package machine
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+)
+
+// resident is the host memory in bytes that a process of ours holds now, 0 if
+// it has gone.
+func resident(pid int) uint64 {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
+	if err != nil {
+		return 0
+	}
+	fields := bytes.Fields(b)
+	if len(fields) < 2 {
+		return 0
+	}
+	pages, err := strconv.ParseUint(string(fields[1]), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return pages * uint64(os.Getpagesize())
+}

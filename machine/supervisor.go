@@ -1,0 +1,423 @@
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stilehq/stile/interop/call"
+	"github.com/stilehq/stile/interop/guest"
+	"github.com/stilehq/stile/interop/session"
+	"github.com/stilehq/stile/interop/wire"
+	"github.com/stilehq/stile/machine/vmmproc"
+)
+
+// How long the supervisor waits for others.
+const (
+	startLimit    = 60 * time.Second // for the guest to come up
+	guestLimit    = 5 * time.Second  // for a guest's answer to a question
+	shutdownLimit = 20 * time.Second // for a guest's orderly end
+	recheck       = 5 * time.Second  // between looks at what keeps a machine alive
+)
+
+// A supervisor is the state of a running machine.
+type supervisor struct {
+	spec     *spec
+	idle     time.Duration
+	status   Status // the constant part
+	listener *net.UnixListener
+	vm       *vm
+
+	ready    chan struct{} // closed when the guest is up, or cannot come up
+	readyErr error
+	kernel   string
+
+	mu       sync.Mutex
+	sessions int
+	quiet    time.Time // since when no session ran
+	left     []string  // processes that outlived their command, at the last look
+
+	ending chan struct{} // closed when the machine is to end
+	forced chan struct{} // closed when it is to end at once
+}
+
+func newSupervisor(s *spec, idle time.Duration, status Status, l *net.UnixListener) *supervisor {
+	return &supervisor{spec: s, idle: idle, status: status, listener: l, quiet: time.Now(),
+		ready: make(chan struct{}), ending: make(chan struct{}), forced: make(chan struct{})}
+}
+
+// run serves the machine until it ends, and leaves nothing running. The error
+// is why it ended, if nobody wanted that.
+func (s *supervisor) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	vm, err := startVM(ctx, s.spec)
+	if err != nil {
+		s.failed(&wire.Error{Code: 125, What: "distro " + s.spec.guest.Distro, Why: err.Error(), Hint: "see: stile doctor"})
+		go s.accept(ctx) // what waits at the socket gets the reason
+		time.Sleep(100 * time.Millisecond)
+		s.listener.Close()
+		return err
+	}
+	s.vm = vm
+	defer vm.kill()
+	go s.events()
+	go s.accept(ctx)
+	go s.watchStart(ctx)
+	go s.watchIdle(ctx)
+
+	select {
+	case <-vm.qemu.Done():
+		err = vm.ended()
+	case <-vm.vmm.Done():
+		err = vm.ended()
+	case <-ctx.Done():
+		s.end(false)
+		err = s.shutdown()
+	case <-s.ending:
+		err = s.shutdown()
+	}
+	s.listener.Close()
+	s.failed(&wire.Error{Code: 125, What: "distro " + s.spec.guest.Distro, Why: fmt.Sprint(errOr(err, "the machine ended")), Hint: "see: stile logs " + s.spec.guest.Distro})
+	return err
+}
+
+func errOr(err error, words string) error {
+	if err == nil {
+		return errors.New(words)
+	}
+	return err
+}
+
+// end asks for the machine's end, in order or at once.
+func (s *supervisor) end(force bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	closeOnce(s.ending)
+	if force {
+		closeOnce(s.forced)
+	}
+}
+
+// closeOnce closes c if it is open; the caller holds the lock that everybody
+// who closes c holds.
+func closeOnce(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+		close(c)
+	}
+}
+
+// shutdown ends the guest in order where it can, and by force where it was
+// asked to or the guest does not end in time. No new command is taken.
+func (s *supervisor) shutdown() error {
+	s.listener.Close()
+	if !s.isReady() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownLimit)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.forced:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := s.vm.calls.Do(ctx, vmmproc.CallShutdown, nil, nil)
+	if err == nil {
+		select {
+		case <-s.vm.qemu.Done():
+			return nil
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return nil // by force, as asked
+	}
+	return fmt.Errorf("end in order: %w", err)
+}
+
+func (s *supervisor) isReady() bool {
+	select {
+	case <-s.ready:
+		return s.readyErr == nil
+	default:
+		return false
+	}
+}
+
+// failed makes everybody who waits for the guest fail with err.
+func (s *supervisor) failed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.readyErr == nil && s.kernel == "" {
+		s.readyErr = err
+	}
+	closeOnce(s.ready)
+}
+
+// events reads what the vmm process reports.
+func (s *supervisor) events() {
+	reader := wire.NewReader(s.vm.serve.Read)
+	for {
+		typ, payload, err := reader.Next()
+		if err != nil {
+			return // the vmm process has ended, which run sees
+		}
+		if typ != wire.TypeEvent {
+			continue
+		}
+		name, body, err := vmmproc.ParseEvent(payload)
+		if err != nil {
+			continue
+		}
+		switch name {
+		case vmmproc.EventReady:
+			var r vmmproc.Ready
+			if json.Unmarshal(body, &r) != nil {
+				continue
+			}
+			if r.Err != nil {
+				s.failed(r.Err)
+				s.end(true)
+				continue
+			}
+			s.mu.Lock()
+			s.kernel = r.Kernel
+			s.quiet = time.Now()
+			closeOnce(s.ready)
+			s.mu.Unlock()
+		case vmmproc.EventSessions:
+			var n int
+			if json.Unmarshal(body, &n) != nil {
+				continue
+			}
+			s.mu.Lock()
+			if n == 0 && s.sessions > 0 {
+				s.quiet = time.Now()
+			}
+			s.sessions = n
+			s.mu.Unlock()
+		}
+	}
+}
+
+// watchStart ends a machine whose guest does not come up.
+func (s *supervisor) watchStart(ctx context.Context) {
+	select {
+	case <-s.ready:
+	case <-ctx.Done():
+	case <-time.After(startLimit):
+		s.failed(&wire.Error{Code: 125, What: "distro " + s.spec.guest.Distro,
+			Why:  fmt.Sprintf("the guest did not come up within %v", startLimit),
+			Hint: "see: stile logs " + s.spec.guest.Distro})
+		s.end(true)
+	}
+}
+
+// watchIdle ends a machine that nothing has needed for the idle time: no
+// session ran, and no process that one left behind.
+func (s *supervisor) watchIdle(ctx context.Context) {
+	if s.idle <= 0 {
+		return
+	}
+	for {
+		s.mu.Lock()
+		wait := time.Until(s.quiet.Add(s.idle))
+		if s.sessions > 0 {
+			wait = s.idle
+		}
+		idle := wait <= 0
+		s.mu.Unlock()
+		if idle && s.isReady() {
+			if len(s.look(ctx)) == 0 && s.endIfQuiet() {
+				return
+			}
+			wait = recheck
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(max(wait, 10*time.Millisecond)):
+		}
+	}
+}
+
+// look asks the guest for what sessions left behind. A guest that does not
+// answer has nothing that could keep it alive.
+func (s *supervisor) look(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, guestLimit)
+	defer cancel()
+	var p guest.Processes
+	var left []string
+	if err := s.vm.calls.Do(ctx, vmmproc.CallProcesses, nil, &p); err == nil {
+		for _, q := range p.Left {
+			left = append(left, fmt.Sprintf("%d %s", q.PID, q.Command))
+		}
+	}
+	s.mu.Lock()
+	s.left = left
+	s.mu.Unlock()
+	return left
+}
+
+// endIfQuiet ends the machine unless a session began meanwhile.
+func (s *supervisor) endIfQuiet() bool {
+	s.mu.Lock()
+	quiet := s.sessions == 0 && time.Since(s.quiet) >= s.idle
+	s.mu.Unlock()
+	if quiet {
+		s.end(false)
+	}
+	return quiet
+}
+
+// accept takes the connections of shims and of the command line.
+func (s *supervisor) accept(ctx context.Context) {
+	for {
+		conn, err := s.listener.AcceptUnix()
+		if err != nil {
+			return
+		}
+		go s.serve(ctx, conn)
+	}
+}
+
+// serve handles one connection: a Run goes on to the vmm process, a Call is
+// answered here.
+func (s *supervisor) serve(ctx context.Context, conn *net.UnixConn) {
+	keep := false
+	defer func() {
+		if !keep {
+			conn.Close()
+		}
+	}()
+	if err := checkPeer(conn); err != nil {
+		s.refuse(conn, err)
+		return
+	}
+	first, err := session.Receive(conn)
+	if err != nil {
+		return // a probe, or a shim that died
+	}
+	defer first.Close()
+	switch first.Type {
+	case wire.TypeRun:
+		s.mu.Lock()
+		s.quiet = time.Now() // a session is on its way
+		s.mu.Unlock()
+		select {
+		case <-s.ready:
+		case <-ctx.Done():
+		}
+		if s.readyErr != nil {
+			s.refuse(conn, s.readyErr)
+			return
+		}
+		if err := s.vm.gateway.Forward(conn, first); err != nil {
+			s.refuse(conn, fmt.Errorf("hand session on: %w", err))
+		}
+	case wire.TypeCall:
+		if call.Answer(ctx, conn, first.Payload, s.handle) != nil {
+			return
+		}
+		for call.Serve(ctx, conn, s.handle) == nil {
+		}
+	}
+}
+
+// refuse answers a first message with an error.
+func (s *supervisor) refuse(conn net.Conn, err error) {
+	e := call.AsError(err, "distro "+s.spec.guest.Distro)
+	conn.SetWriteDeadline(time.Now().Add(guestLimit))
+	conn.Write(wire.AppendMessage(nil, wire.TypeError, e.Append(nil)))
+}
+
+// checkPeer refuses anybody but the machine's own user: the socket's mode does
+// so too, but a descriptor can be passed around.
+func checkPeer(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var cerr error
+	err = raw.Control(func(fd uintptr) {
+		cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err = errors.Join(err, cerr); err != nil {
+		return fmt.Errorf("peer: %w", err)
+	}
+	if int(cred.Uid) != os.Geteuid() && cred.Uid != 0 {
+		return fmt.Errorf("user %d may not use this machine", cred.Uid)
+	}
+	return nil
+}
+
+// handle answers one call of the command line.
+func (s *supervisor) handle(ctx context.Context, name string, body []byte) (any, error) {
+	switch name {
+	case callReady:
+		select {
+		case <-s.ready:
+			return nil, s.readyErr
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	case callStatus:
+		return s.report(ctx), nil
+	case callStop:
+		var r stopRequest
+		if err := json.Unmarshal(body, &r); err != nil {
+			return nil, err
+		}
+		s.end(r.Force)
+		return nil, nil
+	case callShare, callUnshare:
+		var share guest.Share
+		if err := json.Unmarshal(body, &share); err != nil {
+			return nil, err
+		}
+		to := vmmproc.CallShare
+		if name == callUnshare {
+			to = vmmproc.CallUnshare
+		}
+		ctx, cancel := context.WithTimeout(ctx, guestLimit)
+		defer cancel()
+		return nil, s.vm.calls.Do(ctx, to, share, nil)
+	}
+	return nil, fmt.Errorf("this machine knows no call of that name; it runs stile %s", s.status.Version)
+}
+
+// report is the machine's status now.
+func (s *supervisor) report(ctx context.Context) Status {
+	if s.isReady() {
+		s.look(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.status
+	st.PID = os.Getpid()
+	st.Kernel = s.kernel
+	st.Ready = s.kernel != ""
+	st.Sessions = s.sessions
+	st.Left = s.left
+	if s.sessions == 0 && len(s.left) == 0 && s.idle > 0 {
+		st.IdleIn = max(0, time.Until(s.quiet.Add(s.idle)).Seconds())
+	}
+	st.Memory = s.spec.memory
+	if s.vm != nil {
+		st.Resident = resident(os.Getpid()) + resident(s.vm.qemu.PID()) + resident(s.vm.vmm.PID())
+	}
+	return st
+}

@@ -1,0 +1,209 @@
+package machine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stilehq/stile/interop/call"
+	"github.com/stilehq/stile/interop/guest"
+	"github.com/stilehq/stile/interop/session"
+	"github.com/stilehq/stile/machine/vmmproc"
+	"github.com/stilehq/stile/vmm"
+	"github.com/stilehq/stile/vmm/boot"
+	"github.com/stilehq/stile/vmm/child"
+	"github.com/stilehq/stile/vmm/qemu"
+)
+
+// A spec is what it takes to start a virtual machine.
+type spec struct {
+	stile     string // path of the stile binary
+	kernel    string // path of vmlinux
+	guestInit []byte
+	disk      *os.File // locked; stays the caller's
+	console   *os.File // stays the caller's
+	cpus      int
+	memory    uint64
+	guest     guest.Config // Generation and Time are filled in
+	hidden    []string     // folders that no share shows
+	links     string       // folder of the links
+	input     *os.File     // for guest.ModeImport: the tar stream; stays the caller's
+}
+
+// A vm is the processes of one virtual machine: QEMU and the vmm process.
+type vm struct {
+	qemu  *qemu.Process
+	vmm   *child.Process
+	serve *net.UnixConn // sessions to the vmm process, events from it
+	calls *call.Client  // to the vmm process
+	// gateway is the one who writes to serve.
+	gateway *session.Gateway
+}
+
+// startVM starts both processes and returns when the vmm process serves its
+// devices; the guest is booting then.
+func startVM(ctx context.Context, s *spec) (_ *vm, err error) {
+	v := new(vm)
+	defer func() {
+		if err != nil {
+			v.kill()
+		}
+	}()
+	kernel, err := os.Open(s.kernel)
+	if err != nil {
+		return nil, fmt.Errorf("open kernel: %w", err)
+	}
+	defer kernel.Close()
+	s.guest.Generation = generation()
+	s.guest.Time = time.Now().UnixNano()
+	initramfs, err := makeInitramfs(s.guestInit, &s.guest)
+	if err != nil {
+		return nil, err
+	}
+	defer initramfs.Close()
+
+	v.qemu, err = qemu.Launch(&vmm.Config{
+		CPUs: s.cpus, Memory: s.memory,
+		Kernel: kernel, Initramfs: initramfs,
+		Disk: s.disk, Console: s.console,
+	}, guest.ShareTag)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for _, f := range v.qemu.Sockets {
+			f.Close()
+		}
+	}()
+	if err := v.startVMM(s); err != nil {
+		return nil, err
+	}
+	return v, v.calls.Do(ctx, vmmproc.CallStart, vmmproc.Config{
+		Engine: "qemu", Guest: s.guest, Hidden: s.hidden, Links: s.links, Input: s.input != nil,
+	}, nil)
+}
+
+// startVMM starts `stile vmm` with the descriptors that vmmproc.Main expects.
+func (v *vm) startVMM(s *spec) error {
+	cmd := exec.Command(s.stile, vmmproc.Command)
+	var err error
+	conn := func() net.Conn {
+		var c net.Conn
+		var theirs *os.File
+		if err != nil {
+			return nil
+		}
+		if c, theirs, err = socketPair(); err != nil {
+			return nil
+		}
+		cmd.ExtraFiles = append(cmd.ExtraFiles, theirs)
+		return c
+	}
+	serve, calls := conn(), conn()
+	defer func() {
+		for _, f := range cmd.ExtraFiles[:min(2, len(cmd.ExtraFiles))] {
+			f.Close() // theirs; the others are not ours to close
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	v.serve, v.calls = serve.(*net.UnixConn), call.NewClient(calls)
+	v.gateway = session.NewGateway(v.serve)
+	cmd.ExtraFiles = append(cmd.ExtraFiles, v.qemu.Sockets...)
+	if s.input != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, s.input)
+	}
+	v.vmm, err = child.Start(cmd)
+	return err
+}
+
+// kill ends both processes at once and returns when they have gone.
+func (v *vm) kill() {
+	if v.qemu != nil {
+		v.qemu.Kill()
+	}
+	if v.vmm != nil {
+		v.vmm.Kill()
+	}
+	if v.serve != nil {
+		v.serve.Close()
+		v.calls.Close()
+	}
+}
+
+// ended is why the machine is no more, after one of its processes has ended:
+// the words of the one that ended by itself.
+func (v *vm) ended() error {
+	select {
+	case <-v.vmm.Done():
+		if err := v.vmm.Err(); err != nil {
+			return fmt.Errorf("vmm process: %w", err)
+		}
+	case <-v.qemu.Done():
+		if err := v.qemu.Err(); err != nil {
+			return err
+		}
+	}
+	return errors.New("the machine ended")
+}
+
+// socketPair returns a connection and the file of its other end.
+func socketPair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("create socket pair: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "socketpair"), os.NewFile(uintptr(fds[1]), "socketpair")
+	defer ours.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, fmt.Errorf("create socket pair: %w", err)
+	}
+	return conn, theirs, nil
+}
+
+// makeInitramfs packs guestinit and its configuration into a memfd.
+func makeInitramfs(guestInit []byte, cfg *guest.Config) (*os.File, error) {
+	body, err := json.Marshal(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("guest configuration: %w", err)
+	}
+	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create initramfs: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "initramfs")
+	files := []boot.File{
+		{Name: "dev", Mode: boot.TypeDir | 0o755},
+		{Name: "dev/console", Mode: boot.TypeChar | 0o600, Major: 5, Minor: 1},
+		{Name: "proc", Mode: boot.TypeDir | 0o755},
+		{Name: "sys", Mode: boot.TypeDir | 0o755},
+		{Name: "run", Mode: boot.TypeDir | 0o755},
+		{Name: "distro", Mode: boot.TypeDir | 0o755},
+		{Name: "init", Mode: boot.TypeFile | 0o755, Body: guestInit},
+		{Name: guest.ConfigPath[1:], Mode: boot.TypeFile | 0o600, Body: body},
+	}
+	if err := boot.WriteInitramfs(f, files); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("write initramfs: %w", err)
+	}
+	return f, nil
+}
+
+// generation is a number that no other run of a machine has.
+func generation() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return binary.LittleEndian.Uint64(b[:]) >> 1
+}

@@ -1,0 +1,322 @@
+package vmmproc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stilehq/stile/interop/call"
+	"github.com/stilehq/stile/interop/guest"
+	"github.com/stilehq/stile/interop/session"
+	"github.com/stilehq/stile/interop/wire"
+	"github.com/stilehq/stile/vmm"
+	"github.com/stilehq/stile/vmm/fileserver"
+	"github.com/stilehq/stile/vmm/qemu"
+	"github.com/stilehq/stile/vmm/virtio"
+	"github.com/stilehq/stile/vmm/virtio/fs"
+	"github.com/stilehq/stile/vmm/virtio/vsock"
+)
+
+// guestCID is the guest's address on its vsock. Each machine has a vsock of its
+// own, so all guests have the same; 3 is the first that is not reserved.
+const guestCID = 3
+
+// helloLimit bounds the wait for a message that a guest owes at once.
+const helloLimit = 10 * time.Second
+
+// Main is the vmm process: it serves until the machine or the supervisor has
+// ended, and returns the exit status. Its last words are for stderr.
+func Main() int {
+	signal.Ignore(syscall.SIGPIPE) // a write to a descriptor that nobody reads is an error, not our end
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func run() error {
+	serve, err := inherited(serveFD)
+	if err != nil {
+		return err
+	}
+	calls, err := inherited(callsFD)
+	if err != nil {
+		return err
+	}
+	p := &process{serve: serve, ended: make(chan error, 1), up: make(chan struct{}), shares: make(map[string]guest.Share)}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		// The supervisor's end is ours: there is nothing to do in order.
+		call.Serve(ctx, calls, p.handle)
+		os.Exit(0)
+	}()
+	return <-p.ended
+}
+
+func inherited(fd uintptr) (*net.UnixConn, error) {
+	f := os.NewFile(fd, "inherited")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d: stile's machine starts this command: %w", fd, err)
+	}
+	return conn.(*net.UnixConn), nil
+}
+
+// A process is the state of the vmm process.
+type process struct {
+	cfg      Config
+	vsock    *vsock.Device
+	files    *fileserver.Server
+	sessions *session.Server
+	input    *os.File // tar stream of an import
+	up       chan struct{}
+	ended    chan error
+
+	eventsMu sync.Mutex
+	serve    *net.UnixConn // written to with eventsMu held
+
+	sharesMu sync.Mutex
+	shares   map[string]guest.Share // by Dir
+
+	guestMu sync.Mutex
+	guest   *call.Client // to guestinit; nil before the first call
+}
+
+// requestQueues is how many queues the file system has: more would let a guest
+// with many vCPUs send requests with no lock shared, at a vector each.
+const requestQueues = 1
+
+// start serves the devices and begins to wait for the guest.
+func (p *process) start(ctx context.Context, cfg Config) error {
+	p.cfg = cfg
+	p.vsock = vsock.New(guestCID)
+	unix.Umask(0) // what guests make has the modes that guests want
+	var err error
+	if p.files, err = fileserver.New(fileserver.Options{}); err != nil {
+		return fmt.Errorf("file server: %w", err)
+	}
+	if err := p.files.Hide(cfg.Hidden...); err != nil {
+		return fmt.Errorf("file server: %w", err)
+	}
+	for _, s := range cfg.Guest.Shares {
+		if err := p.addShare(s); err != nil {
+			return err
+		}
+	}
+	if p.sessions, err = session.NewServer(session.Config{
+		Dial:       p.dialSession,
+		Generation: cfg.Guest.Generation,
+		Prepare:    p.prepare,
+		Changed:    func(running int) { p.event(EventSessions, running) },
+	}); err != nil {
+		return err
+	}
+	engine := &qemu.Engine{Sockets: []*os.File{
+		qemu.SocketVsock: os.NewFile(engineFD+qemu.SocketVsock, "vsock"),
+		qemu.SocketFS:    os.NewFile(engineFD+qemu.SocketFS, "fs"),
+	}}
+	if cfg.Input {
+		p.input = os.NewFile(engineFD+uintptr(len(engine.Sockets)), "archive")
+	}
+	listener, err := p.vsock.Listen(wire.HostPort)
+	if err != nil {
+		return fmt.Errorf("vsock: %w", err)
+	}
+	m, err := engine.Start(ctx, &vmm.Config{Devices: []virtio.Device{
+		qemu.SocketVsock: p.vsock,
+		qemu.SocketFS:    fs.New(guest.ShareTag, p.files, requestQueues),
+	}})
+	if err != nil {
+		return err
+	}
+	go p.awaitReady(listener)
+	go p.accept()
+	go func() { p.ended <- m.Wait() }()
+	return nil
+}
+
+func (p *process) addShare(s guest.Share) error {
+	p.sharesMu.Lock()
+	defer p.sharesMu.Unlock()
+	if err := p.files.AddShare(fileserver.Share{Dir: s.Dir, Path: s.Path, ReadOnly: s.ReadOnly}); err != nil {
+		return err
+	}
+	p.shares[s.Dir] = s
+	return nil
+}
+
+func (p *process) removeShare(s guest.Share) error {
+	p.sharesMu.Lock()
+	defer p.sharesMu.Unlock()
+	delete(p.shares, s.Dir)
+	return p.files.RemoveShare(s.Dir)
+}
+
+// awaitReady takes guestinit's word that it is up, or why it is not.
+func (p *process) awaitReady(l net.Listener) {
+	defer l.Close()
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		var r wire.Ready
+		conn.SetReadDeadline(time.Now().Add(helloLimit))
+		typ, payload, err := wire.NewReader(conn.Read).Next()
+		conn.Close()
+		if err != nil || typ != wire.TypeReady || r.Parse(payload) != nil || r.Generation != p.cfg.Guest.Generation {
+			continue // not guestinit
+		}
+		if r.Version != wire.Version {
+			r.Err = &wire.Error{Code: 125, What: "distro " + p.cfg.Guest.Distro,
+				Why: fmt.Sprintf("guestinit speaks protocol version %d, not %d", r.Version, wire.Version)}
+		}
+		p.event(EventReady, Ready{Kernel: r.Kernel, Err: r.Err})
+		close(p.up)
+		return
+	}
+}
+
+func (p *process) event(name string, body any) {
+	p.eventsMu.Lock()
+	defer p.eventsMu.Unlock()
+	p.serve.Write(appendEvent(nil, name, body)) // fails when the supervisor has ended, and so do we
+}
+
+// accept takes the sessions that the supervisor hands on.
+func (p *process) accept() {
+	for {
+		q, err := session.Accept(p.serve)
+		if errors.Is(err, session.ErrRequest) {
+			continue // of one shim, which was told
+		}
+		if err != nil {
+			return // the supervisor has ended
+		}
+		if e := p.check(&q.Run); e != nil {
+			q.Conn.SetWriteDeadline(time.Now().Add(helloLimit))
+			q.Conn.Write(wire.AppendMessage(nil, wire.TypeError, e.Append(nil)))
+			q.Close()
+			continue
+		}
+		go p.sessions.Serve(q)
+	}
+}
+
+func (p *process) dialSession(ctx context.Context) (session.Conn, error) {
+	return p.vsock.Dial(ctx, wire.AgentPort)
+}
+
+// prepare makes a request of the host's one of the guest's.
+func (p *process) prepare(r *wire.Run) {
+	r.Env = session.GuestEnv(r.Env, p.cfg.Links)
+}
+
+// check refuses a Run that the guest could not understand.
+func (p *process) check(r *wire.Run) *wire.Error {
+	if r.CwdFallback || r.Cwd == "/" {
+		return nil
+	}
+	p.sharesMu.Lock()
+	defer p.sharesMu.Unlock()
+	for _, s := range p.shares {
+		if r.Cwd == s.Path || strings.HasPrefix(r.Cwd, strings.TrimSuffix(s.Path, "/")+"/") {
+			return nil
+		}
+	}
+	return &wire.Error{Code: 125, What: r.Cwd, Why: "this folder is not shared with distro " + p.cfg.Guest.Distro,
+		Hint: "to share it: stile share " + r.Cwd}
+}
+
+// handle answers the supervisor's calls.
+func (p *process) handle(ctx context.Context, name string, body []byte) (any, error) {
+	switch name {
+	case CallStart:
+		var cfg Config
+		if err := json.Unmarshal(body, &cfg); err != nil {
+			return nil, err
+		}
+		return nil, p.start(ctx, cfg)
+	case CallShare, CallUnshare:
+		var s guest.Share
+		if err := json.Unmarshal(body, &s); err != nil {
+			return nil, err
+		}
+		if name == CallShare {
+			if err := p.addShare(s); err != nil {
+				return nil, err
+			}
+			return nil, p.ask(ctx, guest.CallMount, s, nil)
+		}
+		if err := p.ask(ctx, guest.CallUnmount, s, nil); err != nil {
+			return nil, err
+		}
+		return nil, p.removeShare(s)
+	case CallProcesses:
+		var ps guest.Processes
+		err := p.ask(ctx, guest.CallProcesses, nil, &ps)
+		return ps, err
+	case CallShutdown:
+		return nil, p.ask(ctx, guest.CallShutdown, nil, nil)
+	case CallImport:
+		return nil, p.importTar(ctx)
+	}
+	return nil, errors.New("unknown call")
+}
+
+// guestLimit bounds each question to guestinit; orderly shutdown has its own
+// bound in the supervisor, which ends us.
+const guestLimit = 30 * time.Second
+
+// ask makes a call of guestinit.
+func (p *process) ask(ctx context.Context, name string, request, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, guestLimit)
+	defer cancel()
+	p.guestMu.Lock()
+	defer p.guestMu.Unlock()
+	if p.guest == nil {
+		conn, err := p.dial(ctx, wire.Hello{Kind: wire.StreamCall})
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		p.guest = call.NewClient(conn)
+	}
+	err := p.guest.Do(ctx, name, request, answer)
+	if errors.Is(err, call.ErrNoAnswer) {
+		p.guest.Close()
+		p.guest = nil
+	}
+	return err
+}
+
+// dial opens a stream to guestinit and says hello.
+func (p *process) dial(ctx context.Context, h wire.Hello) (*vsock.Conn, error) {
+	select {
+	case <-p.up:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	conn, err := p.vsock.Dial(ctx, wire.AgentPort)
+	if err != nil {
+		return nil, err
+	}
+	h.Version, h.Generation = wire.Version, p.cfg.Guest.Generation
+	if _, err := conn.Write(wire.AppendMessage(nil, wire.TypeHello, h.Append(nil))); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}

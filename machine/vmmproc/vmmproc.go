@@ -1,0 +1,73 @@
+// Package vmmproc is the vmm process of a machine (`stile vmm`): it serves the
+// guest's devices and relays sessions between shims and guestinit. The
+// supervisor starts it and hands it everything that it needs as descriptors;
+// it executes nothing, and opens nothing outside the shares.
+package vmmproc
+
+import (
+	"encoding/json"
+
+	"github.com/stilehq/stile/interop/guest"
+	"github.com/stilehq/stile/interop/wire"
+)
+
+// Command is the subcommand of stile that calls Main.
+const Command = "vmm"
+
+// The descriptors that the vmm process is started with. The engine's sockets
+// follow, in the engine's order, and the tar stream of an import after them.
+const (
+	serveFD  = 3 // sessions from the supervisor, events to it
+	callsFD  = 4 // calls of the supervisor
+	engineFD = 5
+)
+
+// The calls that the vmm process answers. Share, Unshare, Processes and
+// Shutdown ask the guest: the supervisor bounds them.
+const (
+	CallStart     = "start"     // Config: serve the devices; the first call
+	CallShare     = "share"     // guest.Share
+	CallUnshare   = "unshare"   // guest.Share
+	CallProcesses = "processes" // → guest.Processes
+	CallShutdown  = "shutdown"  // the guest ends itself in order
+	CallImport    = "import"    // the guest unpacks the tar stream
+)
+
+// Config is what a vmm process is told first.
+type Config struct {
+	Engine string       `json:"engine"`
+	Guest  guest.Config `json:"guest"`
+	Hidden []string     `json:"hidden"` // folders that no share shows
+	Links  string       `json:"links"`  // folder of the links, which leaves PATH on the way
+	Input  bool         `json:"input"`  // the tar stream of an import was passed
+}
+
+// The events that the vmm process reports to the supervisor.
+const (
+	EventReady    = "ready"    // Ready
+	EventSessions = "sessions" // int: how many commands run now
+)
+
+// Ready says that the guest is up, or why it cannot come up.
+type Ready struct {
+	Kernel string      `json:"kernel"`
+	Err    *wire.Error `json:"err"`
+}
+
+// AppendEvent appends the message of an event.
+func appendEvent(dst []byte, name string, body any) []byte {
+	b, err := json.Marshal(body)
+	if err != nil {
+		panic(err) // types of this file, which JSON can hold
+	}
+	m := wire.Call{Name: name, Body: b}
+	return wire.AppendMessage(dst, wire.TypeEvent, m.Append(nil))
+}
+
+// ParseEvent reads the payload of a wire.TypeEvent: the body of the event name,
+// of the type that stands behind the event's constant.
+func ParseEvent(payload []byte) (name string, body []byte, err error) {
+	var m wire.Call
+	err = m.Parse(payload)
+	return m.Name, m.Body, err
+}

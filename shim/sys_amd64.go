@@ -1,0 +1,8 @@
+package main
+
+const (
+	sysKcmp       = 312
+	sysSignalFD4  = 289
+	sysCloseRange = 436
+	sysPidFDOpen  = 434
+)

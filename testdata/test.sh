@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# The whole proof: unit tests with the race detector, then the scripts of this
+# folder against a real guest, as the calling user and, if that is root, as a
+# plain user too. `make test` has built bin/ and the kernel.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}
+work=$(mktemp -d /tmp/stile-test.XXXXXX)
+trap 'rm -rf "$work"' EXIT
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "unit tests, race detector on"
+go vet ./...
+go list ./... | grep -v '/stile$' | xargs go test -race -timeout 10m
+
+# The distro that the scripts get copies of: made by stile itself, kept by the
+# content of what makes it.
+key=$(cat distro/template.zst distro/debian/*.go guestinit/untar/*.go | sha256sum | cut -c1-12)
+distro=$cache/stile/test-distros/$key
+if [ ! -f "$distro/disk.img" ]; then
+	step "a Debian for the scripts (kept in the cache)"
+	mkdir -p "$work/make/home" "$cache/stile/test-distros"
+	env -u XDG_RUNTIME_DIR HOME="$work/make/home" XDG_CONFIG_HOME="$work/make/config" \
+		XDG_DATA_HOME="$work/make/data" XDG_CACHE_HOME="$cache" XDG_RUNTIME_DIR="$work/make" \
+		bin/stile install debian --name deb
+	rm -rf "$distro"
+	mv "$work/make/data/stile/distros/deb" "$distro"
+fi
+
+# The binaries under test: stile with the race detector, the others as users
+# have them.
+mkdir -p "$work/bin"
+go build -race -o "$work/bin/stile" .
+cp bin/shim bin/guestinit "$work/bin/"
+go test -race -c -o "$work/scripts.test" .
+
+scripts() { # TITLE CACHE COMMAND...
+	step "scripts against a real guest, $1"
+	STILE_TEST_BIN=$work/bin STILE_TEST_DISTRO=$3 STILE_TEST_CACHE=$2 \
+		"${@:4}" "$work/scripts.test" -test.v -test.count=1 -test.timeout 40m -test.run "${STILE_TEST_RUN:-.}" >"$work/log" 2>&1 ||
+		{
+			cat "$work/log"
+			return 1
+		}
+	grep -E '^(ok|PASS|FAIL)|^ +--- ' "$work/log"
+	printf '%d scripts passed, %d skipped\n' "$(grep -c -- '^ *--- PASS: TestScripts/' "$work/log")" \
+		"$(grep -c -- '^ *--- SKIP: TestScripts/' "$work/log" || true)"
+}
+
+scripts "as $(id -un)" "$cache" "$distro"
+if [ "$(id -u)" = 0 ]; then
+	# What a plain user has: a cache of his own, no privilege.
+	mkdir -p "$work/user"
+	cp -a --parents "$cache/stile/kernels" "$work/user" 2>/dev/null
+	user_cache=$work/user$cache
+	cp -a --sparse=always "$distro" "$work/user/distro"
+	chmod 755 "$work"
+	chown -R nobody:nogroup "$work/user"
+	scripts "as a plain user" "$user_cache" "$work/user/distro" \
+		setpriv --reuid=nobody --regid=nogroup --clear-groups env USER=nobody HOME="$work/user" TMPDIR=/tmp
+fi
+step "all passed"
