@@ -214,13 +214,11 @@ func TestSleepAndResetWithALockWaiting(t *testing.T) {
 	}
 	lock := fuse.LkIn{Fh: made.Fh, Owner: 7, LkFlags: fuse.LK_FLOCK, Lk: fuse.FileLock{Typ: syscall.F_WRLCK, End: 1<<63 - 1}}
 	d.submit(1, opSetlkw, made.NodeId, bytesOf(&lock), nil, 0)
+	time.Sleep(50 * time.Millisecond) // the request is in the buffer that the next ones use
 	// The wait holds up nothing else.
-	for i := range 200 {
+	for range 200 {
 		d.submit(0, opForget, made.NodeId, append(make([]byte, headerSize), make([]byte, 8)...), nil, -1)
 		d.reply(0)
-		if i == 0 {
-			time.Sleep(20 * time.Millisecond)
-		}
 	}
 	if d.rings[1].InFlight() != 1 {
 		t.Errorf("%d requests in flight, not the lock alone", d.rings[1].InFlight())
@@ -234,7 +232,7 @@ func TestSleepAndResetWithALockWaiting(t *testing.T) {
 	d.activate(virtio.RingFeatures)
 	d.lookup(share, "file") // the session goes on
 	d.submit(1, opSetlkw, made.NodeId, bytesOf(&lock), nil, 0)
-	time.Sleep(5 * time.Millisecond)
+	time.Sleep(50 * time.Millisecond)
 	done := make(chan struct{})
 	go func() { d.dev.Reset(); close(done) }()
 	select {
