@@ -119,7 +119,7 @@ func (s *Server) openNode(n *node, flags uint32) (*handle, syscall.Errno) {
 	}
 	h := &handle{node: n, writable: writable}
 	var errno syscall.Errno
-	h.fd, errno = s.reopen(n.fd, openFlags(flags)|int(flags&unix.O_TRUNC))
+	h.fd, errno = s.reopen(n.fd, openFlags(flags))
 	if errno == unix.EPERM && flags&unix.O_APPEND != 0 {
 		// An append-only file (chattr +a) opens with O_APPEND alone.
 		h.append = true
@@ -151,14 +151,14 @@ func (s *Server) open1(n *node, flags, openMode uint32, out *fuse.OpenOut) sysca
 	if errno != 0 {
 		return errno
 	}
-	if flags&unix.O_TRUNC != 0 && openMode&fuse.OPEN_KILL_SUIDGID != 0 {
-		if errno := s.killSetID(n); errno != 0 {
-			unix.Close(h.fd)
-			return errno
-		}
-	}
 	var st unix.Statx_t
-	if errno := statx(h.fd, "", &st); errno != 0 {
+	if errno = statx(h.fd, "", &st); errno == 0 {
+		errno = s.hidden.check(&st)
+	}
+	if errno == 0 && flags&unix.O_TRUNC != 0 {
+		errno = s.truncateOpen(h, openMode)
+	}
+	if errno != 0 {
 		unix.Close(h.fd)
 		return errno
 	}
@@ -179,6 +179,26 @@ func (s *Server) open1(n *node, flags, openMode uint32, out *fuse.OpenOut) sysca
 		out.OpenFlags |= flagStale
 	}
 	out.OpenFlags |= noFlush(flags)
+	return 0
+}
+
+// truncateOpen does O_TRUNC, on what was checked. It needs write permission
+// even where the access mode has none (O_RDONLY|O_TRUNC).
+func (s *Server) truncateOpen(h *handle, openMode uint32) syscall.Errno {
+	fd := h.fd
+	if !h.writable {
+		var errno syscall.Errno
+		if fd, errno = s.reopen(h.node.fd, unix.O_WRONLY); errno != 0 {
+			return errno
+		}
+		defer unix.Close(fd)
+	}
+	if errno := retry(func() error { return unix.Ftruncate(fd, 0) }); errno != 0 {
+		return errno
+	}
+	if openMode&fuse.OPEN_KILL_SUIDGID != 0 {
+		return s.killSetID(h.node)
+	}
 	return 0
 }
 
