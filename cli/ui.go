@@ -137,6 +137,20 @@ func (u *ui) commandList(list []*command) {
 	u.say("\nstile help COMMAND tells more of each, stile help config of the settings.")
 }
 
+// checks prints what doctor found, the cure below what lacks.
+func (u *ui) checks(list []check) {
+	width := 0
+	for _, c := range list {
+		width = max(width, len(c.Name))
+	}
+	for _, c := range list {
+		u.say("%-8s %-*s  %s", c.Level, width, c.Name, printable(c.Detail))
+		if c.Cure != "" {
+			u.say("%-8s %-*s  → %s", "", width, "", c.Cure)
+		}
+	}
+}
+
 // A progress shows how far a long piece of work is. On a terminal it is one line
 // that changes; elsewhere each step is a line, and bytes are not shown.
 type progress struct {

@@ -41,6 +41,14 @@ func ChooseMode(path string) (Mode, error) {
 	}
 }
 
+// Usable reports how a Debian can be made here, or why it can't.
+func Usable(path string) (Mode, error) {
+	if lookPath(path, "mmdebstrap") == "" {
+		return "", &Error{What: "make root file system", Why: "there is no mmdebstrap on this system", Cure: "sudo apt install mmdebstrap"}
+	}
+	return ChooseMode(path)
+}
+
 // canUnshare reports why mmdebstrap's mode unshare can't work.
 func canUnshare(path string) error {
 	for _, program := range []string{"newuidmap", "newgidmap"} {

@@ -1,0 +1,70 @@
+package session
+
+import (
+	"path/filepath"
+	"strings"
+)
+
+// blocked are the variables that never cross into the guest: what they name is
+// the host's alone, and a guest program that believed them would fail.
+var blocked = map[string]string{
+	"LD_PRELOAD":               "libraries of the host",
+	"LD_LIBRARY_PATH":          "libraries of the host",
+	"LD_AUDIT":                 "libraries of the host",
+	"XDG_RUNTIME_DIR":          "sockets of the host's session",
+	"DBUS_SESSION_BUS_ADDRESS": "a socket of the host's session",
+	"WAYLAND_DISPLAY":          "a socket of the host's session",
+	"SSH_AUTH_SOCK":            "a socket of the host's session",
+	"GPG_AGENT_INFO":           "a socket of the host's session",
+	"NOTIFY_SOCKET":            "a socket of the host's service manager",
+	"LISTEN_FDS":               "descriptors of the host's service manager",
+	"LISTEN_PID":               "descriptors of the host's service manager",
+	"SHELL":                    "guestinit sets the user's shell in the guest",
+}
+
+// guestPath are the folders in which a guest command is looked for besides those
+// of the caller's PATH: a caller under cron, or a host with another layout,
+// leaves out what every Linux has.
+var guestPath = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+
+// GuestEnv is env as a guest command gets it: whole, byte for byte, but for the
+// variables that make no sense there, and with a PATH that lacks the folder of
+// the links (which would lead back here) and has the standard folders at its
+// end.
+func GuestEnv(env []string, links string) []string {
+	out := make([]string, 0, len(env)+1)
+	path := false
+	for _, e := range env {
+		name, value, ok := strings.Cut(e, "=")
+		if ok && blocked[name] != "" {
+			continue
+		}
+		if ok && name == "PATH" && !path {
+			path = true
+			e = "PATH=" + mergePath(value, links)
+		}
+		out = append(out, e)
+	}
+	if !path {
+		out = append(out, "PATH="+mergePath("", links))
+	}
+	return out
+}
+
+func mergePath(path, links string) string {
+	var dirs []string
+	have := make(map[string]bool)
+	for _, dir := range filepath.SplitList(path) {
+		if dir == "" || filepath.Clean(dir) == links {
+			continue
+		}
+		have[dir] = true
+		dirs = append(dirs, dir)
+	}
+	for _, dir := range guestPath {
+		if !have[dir] {
+			dirs = append(dirs, dir)
+		}
+	}
+	return strings.Join(dirs, ":")
+}

@@ -1,0 +1,26 @@
+package session
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestGuestEnv(t *testing.T) {
+	const standard = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	for _, tt := range []struct {
+		name      string
+		env, want []string
+	}{
+		{"empty", nil, []string{"PATH=" + standard}},
+		{"links leave PATH", []string{"PATH=/l:/opt/x:/l/:/bin"},
+			[]string{"PATH=/opt/x:/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin"}},
+		{"bytes are kept", []string{"A=b=c\n", "B=\xff", "odd", "=x", "PATH=" + standard},
+			[]string{"A=b=c\n", "B=\xff", "odd", "=x", "PATH=" + standard}},
+		{"the host's own stays", []string{"LD_PRELOAD=x", "XDG_RUNTIME_DIR=/run/user/1", "LD_PRELOADED=y", "PATH=" + standard},
+			[]string{"LD_PRELOADED=y", "PATH=" + standard}},
+	} {
+		if got := GuestEnv(tt.env, "/l"); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
