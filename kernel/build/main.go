@@ -1,12 +1,13 @@
 // Command build makes the Linux kernel of stile's guests and puts it into
 // stile's cache, where package kernel finds it:
 //
-//	go run ./kernel/build [-o DIR] [-j N] [-set NAME] [-keep]
+//	go run ./kernel/build [-o DIR] [-j N] [-set NAME] [-keep] [-path]
 //
 // It takes the source from the first place in kernel/pin that has it, checks
 // its hash, applies kernel/patches, merges kernel/config on tinyconfig, checks
 // that each line of it survived, compiles and installs. What it needs for that
-// it names when it is missing. A second run finds the kernel and is done.
+// it names when it is missing. A second run finds the kernel and is done. With
+// -path it builds nothing and prints where the kernel is.
 //
 // Two builds of one source with one compiler give the same bytes. The
 // environment of the caller does not reach the kernel's make.
@@ -49,6 +50,7 @@ func run(ctx context.Context, args []string) error {
 	jobs := flags.Int("j", runtime.NumCPU(), "compile `N` files at a time")
 	name := flags.String("set", kernel.Guest.Name, "`name` of the set of fragments")
 	keep := flags.Bool("keep", false, "keep the unpacked and compiled tree, also on failure")
+	path := flags.Bool("path", false, "print the path of the kernel, which must have been built, and do nothing else")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -70,6 +72,14 @@ func run(ctx context.Context, args []string) error {
 	// The tools run in other folders.
 	if *cache, err = filepath.Abs(*cache); err != nil {
 		return fmt.Errorf("cache folder: %w", err)
+	}
+	if *path {
+		found, err := set.Find(*cache)
+		if err != nil {
+			return err
+		}
+		fmt.Println(found)
+		return nil
 	}
 	b, err := newBuild(set, *cache, *jobs)
 	if err != nil {
