@@ -36,6 +36,8 @@ type Command struct {
 	Umask   uint32
 	Limits  []Limit
 	Ignored uint64 // bit n-1: signal n is ignored
+	Blocked uint64 // bit n-1: signal n is blocked
+	Nice    int    // as setpriority(2) takes it
 	User    User
 
 	Terminal   int  // descriptor of the slave that becomes the controlling terminal, -1 for none
@@ -62,6 +64,8 @@ func lay(c *Command, report int, stack []byte) (p *plan, temporary []int, err er
 		gid:          c.User.GID,
 		groups:       c.User.Groups,
 		ignored:      c.Ignored,
+		blocked:      c.Blocked,
+		nice:         int32(c.Nice),
 	}
 	base := uint64(uintptr(unsafe.Pointer(&stack[0]))) // stack is mapped memory, which stays where it is
 	p.sitterClone = cloneArgs{flags: unix.CLONE_VM | unix.CLONE_CLEAR_SIGHAND, stack: base, stackSize: stackSize}

@@ -111,7 +111,8 @@ type plan struct {
 	groups     []uint32
 	dir, home  uintptr // home is 0 where a missing dir is an error
 	ignored    uint64
-	noSignals  uint64
+	blocked    uint64
+	nice       int32
 	paths      []uintptr
 	argv, envv uintptr
 	shArgv     []uintptr // sh, path, arguments: for a script without #!
@@ -282,6 +283,9 @@ func command(p *plan) {
 		// A limit that the kernel refuses stays as it is.
 		syscall.RawSyscall6(unix.SYS_PRLIMIT64, 0, uintptr(p.limits[i].resource), uintptr(unsafe.Pointer(&p.limits[i].soft)), 0, 0, 0)
 	}
+	if p.nice != 0 { // while it may
+		syscall.RawSyscall(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, uintptr(p.nice))
+	}
 	if p.setUser {
 		var list uintptr
 		if len(p.groups) > 0 {
@@ -311,7 +315,7 @@ func command(p *plan) {
 			syscall.RawSyscall6(unix.SYS_RT_SIGACTION, s, uintptr(unsafe.Pointer(&ignore)), 0, 8, 0, 0)
 		}
 	}
-	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.noSignals)), 0, 8, 0, 0)
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.blocked)), 0, 8, 0, 0)
 	execute(p)
 }
 

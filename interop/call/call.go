@@ -8,7 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"io"
 	"sync"
 	"time"
 
@@ -19,17 +19,24 @@ import (
 // The connection is of no more use.
 var ErrNoAnswer = errors.New("no answer")
 
+// A Conn is what a Client needs of a connection. It is net.Conn but for what
+// package net would cost a guest's start.
+type Conn interface {
+	io.ReadWriteCloser
+	SetDeadline(time.Time) error
+}
+
 // A Client makes calls on a connection, one at a time.
 type Client struct {
 	mu     sync.Mutex
-	conn   net.Conn
+	conn   Conn
 	reader *wire.Reader
 	broken error
 }
 
 // NewClient makes a Client of a connection whose greeting, if it needs one, has
 // been sent. The Client closes it.
-func NewClient(conn net.Conn) *Client {
+func NewClient(conn Conn) *Client {
 	return &Client{conn: conn, reader: wire.NewReader(conn.Read)}
 }
 
@@ -115,7 +122,7 @@ type Handler func(ctx context.Context, name string, body []byte) (answer any, er
 
 // Serve answers the calls on conn, one after the other, until it ends. It does
 // not close conn.
-func Serve(ctx context.Context, conn net.Conn, handle Handler) error {
+func Serve(ctx context.Context, conn io.ReadWriter, handle Handler) error {
 	reader := wire.NewReader(conn.Read)
 	for {
 		typ, payload, err := reader.Next()
@@ -132,7 +139,7 @@ func Serve(ctx context.Context, conn net.Conn, handle Handler) error {
 }
 
 // Answer answers one call whose payload has been read.
-func Answer(ctx context.Context, conn net.Conn, payload []byte, handle Handler) error {
+func Answer(ctx context.Context, conn io.ReadWriter, payload []byte, handle Handler) error {
 	var m wire.Call
 	if err := m.Parse(payload); err != nil {
 		return fmt.Errorf("call: %w", err)
