@@ -6,29 +6,34 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 
+# deps.sh puts a Go there if the system's is too old for go.mod.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stile
+export PATH := $(CACHE)/go/bin:$(PATH)
+
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-STATIC := CGO_ENABLED=0 go build -trimpath
+# The version says what buildvcs would, which fails in a checkout of another user.
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 LDFLAGS := -s -w
 STILE_LDFLAGS := $(LDFLAGS) -X main.version=$(VERSION)
-SHIM_LDFLAGS := $(LDFLAGS) -E main.entry
+SHIM_LDFLAGS := $(LDFLAGS) -E github.com/stilehq/stile/interop/early.entryBlocked
+export GO_BUILD STILE_LDFLAGS
 
-.PHONY: all demo build kernel test test-unit test-scripts test-user test-long test-fresh check fuzz bench dist install notices deps deps-test clean
+prefix := $(DESTDIR)$(or $(PREFIX),/usr/local)
+
+.PHONY: all demo build kernel test test-long test-fresh test-dist check fuzz bench dist install notices clean
 
 all: build
 
-deps:
+build:
 	@./deps.sh build
-
-deps-test:
-	@./deps.sh test
-
-build: deps
 	@mkdir -p bin
-	@$(STATIC) -ldflags '$(STILE_LDFLAGS)' -o bin/stile .
-	@$(STATIC) -ldflags '$(SHIM_LDFLAGS)' -o bin/shim ./shim
-	@$(STATIC) -ldflags '$(LDFLAGS)' -o bin/guestinit ./guestinit
+	@$(GO_BUILD) -ldflags '$(STILE_LDFLAGS)' -o bin/stile .
+	@$(GO_BUILD) -ldflags '$(SHIM_LDFLAGS)' -o bin/shim ./shim
+	@$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/guestinit ./guestinit
 
-kernel: deps
+# The guest's kernel, into the cache.
+kernel:
+	@./deps.sh build
 	@go run ./kernel/build
 
 demo: build kernel
@@ -36,31 +41,53 @@ demo: build kernel
 
 # The whole proof. Scripts run as the calling user, and when that is root as a
 # plain user too, for that is how people run stile.
-test: deps-test build kernel
+test: build kernel
+	@./deps.sh test
 	@testdata/test.sh
 
-test-long: deps-test build kernel
+# With what takes long: 10 GiB, a thousand commands, a day's worth of idling.
+test-long: build kernel
+	@./deps.sh test
 	@STILE_TEST_LONG=1 testdata/test.sh
 
+# The two commands of the README in a bare system, from nothing. Needs root.
+test-fresh:
+	@./deps.sh build
+	@testdata/fresh.sh
+
+# dist/stile in a bare system. Needs root.
+test-dist: dist
+	@testdata/bare.sh
+
+# What tools say about the source.
 check:
+	@./deps.sh check
 	@testdata/check.sh
 
+# Every fuzz target for FUZZTIME each (1m).
 fuzz:
 	@testdata/fuzz.sh
 
-bench: deps-test build kernel
-	@testdata/bench.sh
+# stile and, in the same run, what one sets up by hand: BENCH=-help says more.
+bench: build kernel
+	@./deps.sh bench
+	@testdata/bench.sh $(BENCH)
 
+# One file that is all of stile: dist/stile.
 dist: build kernel
+	@./deps.sh dist
 	@testdata/dist.sh
 
-test-fresh:
-	@testdata/fresh.sh
-
+# Without the kernel, which each user's cache has: make kernel.
 install: build
-	@install -D -t "$(or $(DESTDIR),)$(or $(PREFIX),/usr/local)/lib/stile" bin/stile bin/shim bin/guestinit
-	@mkdir -p "$(or $(DESTDIR),)$(or $(PREFIX),/usr/local)/bin"
-	@ln -sf ../lib/stile/stile "$(or $(DESTDIR),)$(or $(PREFIX),/usr/local)/bin/stile"
+	@install -D -t '$(prefix)/lib/stile' bin/stile bin/shim bin/guestinit
+	@mkdir -p '$(prefix)/bin'
+	@ln -sf ../lib/stile/stile '$(prefix)/bin/stile'
+
+# The licences of what the three programs are linked from.
+notices:
+	@testdata/notices.sh >THIRD_PARTY_NOTICES.new
+	@mv THIRD_PARTY_NOTICES.new THIRD_PARTY_NOTICES
 
 clean:
 	@rm -rf bin dist

@@ -1,16 +1,47 @@
 #!/usr/bin/env bash
 # Style and known faults: what a reviewer would have a tool say.
-set -euo pipefail
-cd "$(dirname "$0")/.."
+#
+# shellcheck disable=SC2317  # it does not see functions that are called by name
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
 fail=0
-unformatted=$(gofmt -l .)
-if [ -n "$unformatted" ]; then
-	printf 'gofmt: %s\n' "$unformatted"
-	fail=1
-fi
-go vet ./... || fail=1
-go run honnef.co/go/tools/cmd/staticcheck@latest ./... || fail=1
-mapfile -t shell < <(git ls-files '*.sh' .ci/run)
-shellcheck "${shell[@]}" || fail=1
-shfmt -d "${shell[@]}" || fail=1
+check() { # NAME COMMAND...: it must succeed
+	"${@:2}" || {
+		printf 'check: %s\n' "$1" >&2
+		fail=1
+	}
+}
+formatted() {
+	local files
+	files=$(git ls-files -z '*.go' | xargs -0 gofmt -l) || return
+	[ -z "$files" ] || {
+		printf '%s\n' "$files"
+		return 1
+	}
+}
+# The database of known faults has one address; where that is out of reach there
+# is nothing to compare with.
+vulnerable() {
+	local out
+	out=$(go run golang.org/x/vuln/cmd/govulncheck@v1.8.0 ./... 2>&1) && return
+	if grep -qE 'fetching vulnerabilities|vuln.go.dev' <<<"$out"; then
+		printf 'check: govulncheck is skipped: %s\n' "$(tail -1 <<<"$out")" >&2
+		return
+	fi
+	printf '%s\n' "$out"
+	return 1
+}
+notices() { testdata/notices.sh | diff THIRD_PARTY_NOTICES - >/dev/null; }
+
+mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
+
+check "gofmt: not formatted" formatted
+check "go vet" go vet ./...
+check "go vet, of what make dist builds" testdata/dist.sh vet
+check "staticcheck" go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+check "govulncheck" vulnerable
+check "go.mod does not say what is imported: go mod tidy" go mod tidy -diff
+check "shellcheck" shellcheck "${scripts[@]}"
+check "shfmt: not formatted" shfmt -d "${scripts[@]}"
+check "THIRD_PARTY_NOTICES is out of date: make notices" notices
 exit "$fail"
