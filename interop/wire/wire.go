@@ -176,14 +176,22 @@ func (r *Reader) Next() (Type, []byte, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if int(h.Length) > cap(r.buf) {
-		r.buf = make([]byte, h.Length)
+	// The buffer grows with what has arrived: a header alone, which costs its
+	// sender nothing, must not cost megabytes.
+	for n, length := 0, int(h.Length); n < length; {
+		end := min(length, max(cap(r.buf), 2*n))
+		if end > cap(r.buf) {
+			grown := make([]byte, end)
+			copy(grown, r.buf[:n])
+			r.buf = grown
+		}
+		k, err := r.full(r.buf[n:end])
+		if err != nil {
+			return 0, nil, ErrTruncated
+		}
+		n += k
 	}
-	body := r.buf[:h.Length]
-	if _, err := r.full(body); err != nil {
-		return 0, nil, ErrTruncated
-	}
-	return h.Type, body, nil
+	return h.Type, r.buf[:h.Length], nil
 }
 
 func (r *Reader) full(b []byte) (int, error) {
