@@ -14,7 +14,7 @@ import (
 // pin, fragments and patches: other make variables, another way to strip.
 const recipe = 1
 
-//go:embed pin config patches
+//go:embed pin config config-l1 patches
 var source embed.FS
 
 // Set is a kernel: a list of folders of configuration fragments, merged in
@@ -27,8 +27,12 @@ type Set struct {
 // Guest is the kernel of stile's machines.
 var Guest = Set{Name: "guest", folders: []string{"config"}}
 
+// L1 is the outer kernel of the tests' nested lane (testdata/lane): a guest's
+// kernel that has /dev/kvm under QEMU's TCG.
+var L1 = Set{Name: "l1", folders: []string{"config", "config-l1"}}
+
 // Sets are all kernels that kernel/build can make, the default first.
-func Sets() []Set { return []Set{Guest} }
+func Sets() []Set { return []Set{Guest, L1} }
 
 // File is one file of a kernel's recipe: a fragment or a patch.
 type File struct {
