@@ -34,6 +34,9 @@ func (u *unpacker) sparse(h *tar.Header) (*sparseMap, error) {
 	var numbers []int64
 	var err error
 	header, rest := mainHeader(u.head)
+	if header == nil {
+		return nil, errors.New("its header was not kept") // archive/tar has read one
+	}
 	size, ok := parseNumber(header[124:136])
 	text := int64(0) // bytes of the content that are the map
 	switch {
@@ -81,7 +84,7 @@ func (u *unpacker) sparse(h *tar.Header) (*sparseMap, error) {
 }
 
 // mainHeader finds, among the headers of an entry, the one that is its own, and
-// what follows it. It is there: archive/tar has read it.
+// what follows it. Both are nil if the stream ended before.
 func mainHeader(head []byte) (header, rest []byte) {
 	for len(head) >= block {
 		switch head[156] {
@@ -89,14 +92,14 @@ func mainHeader(head []byte) (header, rest []byte) {
 			size, ok := parseNumber(head[124:136])
 			skip := block + (size+block-1)&^(block-1)
 			if !ok || skip > int64(len(head)) {
-				return make([]byte, block), nil
+				return nil, nil
 			}
 			head = head[skip:]
 		default:
 			return head[:block], head[block:]
 		}
 	}
-	return make([]byte, block), nil
+	return nil, nil
 }
 
 // oldMap reads the map of GNU's old format: 4 pairs in the header at 386, then

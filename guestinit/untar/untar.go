@@ -120,8 +120,7 @@ func (u *unpacker) next(tr *tar.Reader) (*tar.Header, error) {
 	h, err := tr.Next()
 	u.head = u.src.endHead()
 	switch {
-	case err == io.EOF && len(u.head) < block:
-		// archive/tar takes the end of the stream for the archive's.
+	case err == io.EOF && !endsArchive(u.head):
 		return nil, &ArchiveError{Offset: u.src.offset, Why: "it is cut off: the blocks that end an archive are missing"}
 	case err == io.EOF:
 		if err := u.src.drain(u.buf); err != nil {
@@ -134,6 +133,13 @@ func (u *unpacker) next(tr *tar.Reader) (*tar.Header, error) {
 	u.entries++
 	u.report()
 	return h, nil
+}
+
+// endsArchive reports whether a block of zeroes was read. archive/tar takes the
+// end of the stream for the archive's, also after PAX records.
+func endsArchive(head []byte) bool {
+	header, _ := mainHeader(head)
+	return header != nil && zero(header)
 }
 
 // archiveError tells damage from a stream that can't be read.

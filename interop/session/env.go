@@ -19,7 +19,6 @@ var blocked = map[string]string{
 	"NOTIFY_SOCKET":            "a socket of the host's service manager",
 	"LISTEN_FDS":               "descriptors of the host's service manager",
 	"LISTEN_PID":               "descriptors of the host's service manager",
-	"SHELL":                    "guestinit sets the user's shell in the guest",
 }
 
 // guestPath are the folders in which a guest command is looked for besides those
