@@ -10,12 +10,12 @@ import (
 func (d *Descriptor) read(b []byte) (int, error) {
 	switch d.mode {
 	case modePipe:
-		if !d.splice {
+		if !d.splice.Load() {
 			n, err := unix.Preadv2(d.fd, [][]byte{b}, -1, unix.RWF_NOWAIT)
 			if err != unix.EOPNOTSUPP && err != unix.EINVAL && err != unix.ENOSYS {
 				return n, err
 			}
-			d.splice = true
+			d.splice.Store(true)
 		}
 		return d.spliceRead(b)
 	case modeSocket:
@@ -37,12 +37,12 @@ const devicePiece = 512
 func (d *Descriptor) write(b []byte) (int, error) {
 	switch d.mode {
 	case modePipe:
-		if !d.splice {
+		if !d.splice.Load() {
 			n, err := unix.Pwritev2(d.fd, [][]byte{b}, -1, unix.RWF_NOWAIT)
 			if err != unix.EOPNOTSUPP && err != unix.EINVAL && err != unix.ENOSYS {
 				return n, err
 			}
-			d.splice = true
+			d.splice.Store(true)
 		}
 		return d.spliceWrite(b)
 	case modeSocket:

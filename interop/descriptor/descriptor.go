@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,7 +42,7 @@ type Descriptor struct {
 	users  int  // operations under way
 	ending bool // the last of them closes fd
 	gone   chan struct{}
-	splice bool // RWF_NOWAIT is not for this pipe
+	splice atomic.Bool // RWF_NOWAIT is not for this pipe
 }
 
 // New takes over fd, which it closes also if it fails.
@@ -141,9 +142,16 @@ func signal(c chan struct{}) {
 // behind a terminal.
 func (d *Descriptor) Gone() <-chan struct{} { return d.gone }
 
-// FD is the descriptor's number, for ioctls that wait for nothing. It is valid
-// until Close.
-func (d *Descriptor) FD() int { return d.fd }
+// Control calls f with the descriptor's number, which is valid until f returns:
+// for ioctls that wait for nothing. It returns ErrClosed after Close.
+func (d *Descriptor) Control(f func(fd int)) error {
+	if !d.begin() {
+		return ErrClosed
+	}
+	defer d.end()
+	f(d.fd)
+	return nil
+}
 
 // begin keeps fd open until end.
 func (d *Descriptor) begin() bool {

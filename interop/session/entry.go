@@ -6,7 +6,6 @@ import (
 	"io"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,8 +26,7 @@ type entry struct {
 	stream Conn
 	closed bool
 
-	progress  progress // of output
-	in        atomic.Uint64
+	progress  progress        // of output
 	inputs    context.Context // done when the guest reads no more
 	stopInput context.CancelFunc
 	inputDone chan struct{} // closed when input has let go of fd
@@ -44,9 +42,7 @@ func (e *entry) serve() {
 	if err != nil {
 		e.progress.finish()
 		close(e.inputDone)
-		if e.relay.ctx.Err() == nil {
-			e.relay.fail("guest", err)
-		}
+		e.relay.noStream(err)
 		return
 	}
 	e.setStream(stream)
@@ -108,6 +104,7 @@ func (e *entry) output() {
 		if n > 0 {
 			m, werr := e.fd.Write(e.relay.ctx, buf.used(n))
 			e.progress.add(m)
+			e.relay.out.Add(uint64(m))
 			if werr != nil {
 				e.stream.CloseRead()
 				if !errors.Is(werr, unix.EPIPE) && !ended(werr) {
@@ -154,7 +151,7 @@ func (e *entry) input() {
 		n, err := e.fd.Read(e.inputs, buf.space())
 		if n > 0 {
 			m, werr := e.stream.Write(buf.used(n))
-			e.in.Add(uint64(max(m, 0)))
+			e.relay.in.Add(uint64(max(m, 0)))
 			if werr != nil {
 				break
 			}

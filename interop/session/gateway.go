@@ -20,7 +20,12 @@ type First struct {
 	Type    wire.Type
 	Payload []byte
 	Files   []int
+	lost    bool // of descriptors, some did not fit
 }
+
+// ErrLost says that descriptors of a message were lost: the process has as many
+// open as it may. The message was read to its end.
+var ErrLost = errors.New("descriptors were lost: too many are open")
 
 // Close closes the descriptors.
 func (f *First) Close() {
@@ -37,13 +42,24 @@ const maxRights = 253
 // first byte; nothing beyond its last is read. The caller sets a deadline, closes
 // the First, and the connection.
 func Receive(conn *net.UnixConn) (*First, error) {
-	f := &First{}
-	typ, payload, err := f.read(conn)
+	f, err := receive(conn)
+	if err == nil && f.lost {
+		f.Close()
+		err = ErrLost
+	}
 	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func receive(conn *net.UnixConn) (*First, error) {
+	f := &First{}
+	var err error
+	if f.Type, f.Payload, err = f.read(conn); err != nil {
 		f.Close()
 		return nil, err
 	}
-	f.Type, f.Payload = typ, payload
 	return f, nil
 }
 
@@ -59,13 +75,12 @@ func (f *First) read(conn *net.UnixConn) (wire.Type, []byte, error) {
 		switch {
 		case err != nil:
 			return 0, nil, err
-		case flags&unix.MSG_CTRUNC != 0:
-			return 0, nil, errors.New("descriptors were lost: too many, or too many are open")
 		case k == 0 && n > 0:
 			return 0, nil, wire.ErrTruncated
 		case k == 0:
 			return 0, nil, io.EOF
 		}
+		f.lost = f.lost || flags&unix.MSG_CTRUNC != 0
 		n += k
 	}
 	h, err := wire.ParseHeader(head)
@@ -174,7 +189,7 @@ var ErrRequest = errors.New("malformed request")
 // Accept reads the next request that the supervisor forwarded. After an error
 // other than ErrRequest the connection to the supervisor is of no more use.
 func Accept(from *net.UnixConn) (*Request, error) {
-	first, err := Receive(from)
+	first, err := receive(from)
 	if err != nil {
 		return nil, err
 	}
@@ -183,11 +198,12 @@ func Accept(from *net.UnixConn) (*Request, error) {
 		return nil, fmt.Errorf("%w: type %d", ErrRequest, first.Type)
 	}
 	if len(first.Files) == 0 {
+		// A shim whose connection was lost on the way finds it closed.
 		return nil, fmt.Errorf("%w: no connection", ErrRequest)
 	}
 	fd := first.Files[0]
 	first.Files = first.Files[1:]
-	q, err := newRequest(fd, first.Files, first.Payload)
+	q, err := newRequest(fd, first)
 	if err != nil {
 		return nil, err
 	}
@@ -197,15 +213,17 @@ func Accept(from *net.UnixConn) (*Request, error) {
 
 // newRequest makes a Request of a shim's connection, which it takes over, and
 // message. Unless it fails the descriptors are the request's.
-func newRequest(fd int, files []int, payload []byte) (*Request, error) {
+func newRequest(fd int, first *First) (*Request, error) {
 	conn, err := unixConn(fd)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRequest, err)
 	}
 	q := &Request{Conn: conn}
-	err = q.Run.Parse(payload)
-	if err == nil && len(files) != attached(&q.Run) {
-		err = fmt.Errorf("%d descriptors came with a table for %d", len(files), attached(&q.Run))
+	err = q.Run.Parse(first.Payload)
+	if n := attached(&q.Run); err == nil && first.lost {
+		err = ErrLost
+	} else if err == nil && len(first.Files) != n {
+		err = fmt.Errorf("%d descriptors came with a table for %d", len(first.Files), n)
 	}
 	if err != nil {
 		conn.SetWriteDeadline(time.Now().Add(time.Second))
@@ -214,7 +232,7 @@ func newRequest(fd int, files []int, payload []byte) (*Request, error) {
 		conn.Close()
 		return nil, fmt.Errorf("%w: %w", ErrRequest, err)
 	}
-	q.Files = files
+	q.Files = first.Files
 	return q, nil
 }
 

@@ -19,7 +19,6 @@ type outbox struct {
 
 	mu     sync.Mutex
 	queue  []byte
-	busy   bool // run is in Write, or about to look
 	closed bool
 	err    error
 	after  func() // called once all is written, after finish
@@ -28,18 +27,20 @@ type outbox struct {
 
 func newOutbox(w io.Writer) *outbox { return &outbox{w: w, wake: make(chan struct{}, 1)} }
 
-// put queues b.
+// put queues b. The error is errOutbox; a stream that has failed takes everything
+// and forgets it, for its reader to find.
 func (o *outbox) put(b []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.err == nil && len(o.queue)+len(b) > outboxLimit {
-		o.err = errOutbox
+	if o.err != nil || o.closed {
+		return nil
 	}
-	if o.err == nil && !o.closed {
-		o.queue = append(o.queue, b...)
-		o.poke()
+	if len(o.queue)+len(b) > outboxLimit {
+		return errOutbox
 	}
-	return o.err
+	o.queue = append(o.queue, b...)
+	o.poke()
+	return nil
 }
 
 // finish ends the outbox when its queue has been written; then after is called.

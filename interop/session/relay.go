@@ -1,9 +1,12 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,8 +15,12 @@ import (
 	"github.com/stilehq/stile/interop/wire"
 )
 
-// dialLimit is how long guestinit may take to accept a stream.
-const dialLimit = 10 * time.Second
+// How long guestinit may take: to accept a stream with its Hello, and to say that
+// it has started a command, or why not.
+const (
+	dialLimit   = 10 * time.Second
+	answerLimit = 60 * time.Second
+)
 
 // A relay is one session.
 type relay struct {
@@ -25,21 +32,22 @@ type relay struct {
 	ctx    context.Context // of everything: canceled when the server closes, or the session broke
 	cancel context.CancelFunc
 
-	control    Conn
-	toGuest    *outbox // control messages
-	shim       shim
-	entries    []*entry // of the attached entries, in the table's order
-	byNumber   map[uint32]*entry
-	terminal   *terminal // nil without one
-	work       sync.WaitGroup
-	ended      chan struct{} // closed when the command has ended, or never will have begun
-	endOnce    sync.Once
-	mu         sync.Mutex
-	pid        uint32
-	broken     *wire.Error
-	noticed    bool
-	haveExit   bool
-	restoreRun sync.Once
+	shim     shim
+	entries  []*entry // of the attached entries, in the table's order
+	byNumber map[uint32]*entry
+	terminal *terminal // nil without one
+	work     sync.WaitGroup
+	ended    chan struct{} // closed when the command has ended, or never will have begun
+	endOnce  sync.Once
+	in, out  atomic.Uint64 // bytes to and from the guest
+
+	mu       sync.Mutex
+	control  Conn    // nil until it is open
+	toGuest  *outbox // control messages; nil until then
+	answer   *time.Timer
+	pid      uint32
+	noticed  bool
+	haveExit bool
 }
 
 func newRelay(s *Server, q *Request) *relay {
@@ -113,7 +121,7 @@ func (r *relay) begin() *wire.Error {
 	if err != nil {
 		return r.error("guest", err)
 	}
-	r.setControl(control)
+	toGuest := r.setControl(control)
 	// From here on the request may have an effect.
 	if err := r.shim.send(wire.TypeStarted, nil); err != nil {
 		return r.error("shim", err)
@@ -122,11 +130,16 @@ func (r *relay) begin() *wire.Error {
 		r.server.config.Prepare(r.run)
 	}
 	r.run.Time = time.Now().UnixNano()
-	r.toGuest = newOutbox(control)
-	if _, err := control.Write(wire.AppendMessage(nil, wire.TypeRun, r.run.Append(nil))); err != nil {
-		return r.error("guest", err)
-	}
-	r.goWork(r.toGuest.run)
+	message := wire.AppendMessage(nil, wire.TypeRun, r.run.Append(nil))
+	// Written while the shim is listened to: a guest that does not take the request
+	// must not keep a session whose user has left. A failure is readControl's to
+	// find, after what guestinit may have said of its reason.
+	r.goWork(func() {
+		if _, err := control.Write(message); err == nil {
+			toGuest.run()
+		}
+	})
+	r.expectAnswer()
 	for _, e := range r.entries {
 		r.goWork(e.serve)
 	}
@@ -146,29 +159,66 @@ func (r *relay) goWork(f func()) {
 	}()
 }
 
-// dial opens a stream to guestinit and says what it is.
+// expectAnswer ends a session whose command guestinit neither starts nor refuses.
+func (r *relay) expectAnswer() {
+	limit := cmp.Or(r.server.config.AnswerLimit, answerLimit)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answer = time.AfterFunc(limit, func() {
+		r.fail("guest", fmt.Errorf("it has not started the command within %v", limit))
+	})
+}
+
+// answered says that guestinit has.
+func (r *relay) answered() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.answer != nil {
+		r.answer.Stop()
+	}
+}
+
+// errHello says that a stream was accepted, and ended before guestinit knew what
+// it is.
+var errHello = errors.New("stream ended at once")
+
+// dial opens a stream to guestinit and says what it is, within the limit: a guest
+// may give no credit for the few bytes of a Hello.
 func (r *relay) dial(kind wire.StreamKind, number uint32) (Conn, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, dialLimit)
+	limit := cmp.Or(r.server.config.DialLimit, dialLimit)
+	ctx, cancel := context.WithTimeout(r.ctx, limit)
 	defer cancel()
 	c, err := r.server.config.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
+	stop := context.AfterFunc(ctx, func() { c.SetWriteDeadline(past) })
 	h := wire.Hello{Version: wire.Version, Generation: r.server.config.Generation, Kind: kind, Session: r.run.Session, Number: number}
-	if _, err := c.Write(wire.AppendMessage(nil, wire.TypeHello, h.Append(nil))); err != nil {
-		c.Close()
-		return nil, err
+	_, err = c.Write(wire.AppendMessage(nil, wire.TypeHello, h.Append(nil)))
+	if !stop() && err == nil {
+		err = ctx.Err() // the deadline is set, or will be
 	}
-	return c, nil
+	switch {
+	case err == nil:
+		return c, nil
+	case ctx.Err() != nil:
+		err = fmt.Errorf("it takes nothing within %v", limit)
+	default:
+		err = fmt.Errorf("%w: %w", errHello, err)
+	}
+	c.Close()
+	return nil, err
 }
 
-func (r *relay) setControl(c Conn) {
+// setControl notes the control stream and makes the outbox for it.
+func (r *relay) setControl(c Conn) *outbox {
 	r.mu.Lock()
-	r.control = c
+	r.control, r.toGuest = c, newOutbox(c)
 	r.mu.Unlock()
 	if r.ctx.Err() != nil {
 		c.Close()
 	}
+	return r.toGuest
 }
 
 // error is an error of this session for its shim.
@@ -187,6 +237,14 @@ func (r *relay) fail(what string, err error) {
 	r.cancel()
 }
 
+// noStream ends a session that gets no data stream. One that guestinit accepts and
+// drops belongs to a session that it has ended: it says why on the control stream.
+func (r *relay) noStream(err error) {
+	if r.ctx.Err() == nil && !errors.Is(err, errHello) {
+		r.fail("guest", err)
+	}
+}
+
 // end notes that the command runs no more.
 func (r *relay) end() {
 	r.endOnce.Do(func() {
@@ -198,14 +256,13 @@ func (r *relay) end() {
 // closeAll ends whatever waits for anything of this session.
 func (r *relay) closeAll() {
 	r.cancel()
+	r.answered()
 	r.mu.Lock()
-	control := r.control
+	control, toGuest := r.control, r.toGuest
 	r.mu.Unlock()
 	if control != nil {
 		control.Close()
-	}
-	if r.toGuest != nil {
-		r.toGuest.finish(nil)
+		toGuest.finish(nil)
 	}
 	r.shim.conn.Close()
 	for _, e := range r.entries {
@@ -225,6 +282,9 @@ func (r *relay) readShim() {
 		typ, payload, err := reader.Next()
 		if err == nil {
 			err = r.fromShim(typ, payload)
+		}
+		if errors.Is(err, errOutbox) {
+			r.fail("guest", err)
 		}
 		if err != nil {
 			break
@@ -261,21 +321,27 @@ func (r *relay) fromShim(typ wire.Type, payload []byte) error {
 }
 
 // readControl passes on what guestinit says, until the stream ends. If that is
-// before the command's end, guestinit or the machine is lost.
+// before the command's end, guestinit or the machine is lost, which the shim puts
+// into words when it finds its connection closed.
 func (r *relay) readControl() {
 	reader := wire.NewReader(r.control.Read)
-	for {
-		typ, payload, err := reader.Next()
-		if err == nil {
+	var err error
+	for err == nil {
+		var typ wire.Type
+		var payload []byte
+		if typ, payload, err = reader.Next(); err == nil {
 			err = r.fromGuest(typ, payload)
 		}
-		if err != nil {
-			break
-		}
+	}
+	r.answered()
+	if errors.Is(err, wire.ErrField) || errors.Is(err, wire.ErrTooLong) {
+		r.fail("guest", err)
 	}
 	r.toGuest.finish(nil)
 	r.control.Close()
-	r.shim.conn.Close() // after an Exit it has left already, or will find the end
+	if !r.exited() {
+		r.shim.conn.Close()
+	} // else it leaves by itself, once it has shown what came before the Exit
 	r.end()
 }
 
@@ -288,6 +354,7 @@ func (r *relay) fromGuest(typ wire.Type, payload []byte) error {
 		if err := m.Parse(payload); err != nil {
 			return err
 		}
+		r.answered()
 		r.mu.Lock()
 		r.pid = m.PID
 		r.mu.Unlock()
@@ -296,19 +363,20 @@ func (r *relay) fromGuest(typ wire.Type, payload []byte) error {
 		if err := m.Parse(payload); err != nil {
 			return err
 		}
+		r.answered()
 		r.end()
 		r.shim.end(typ, payload)
 		r.cancel()
 		return errEnd
 	case wire.TypeWant:
-		return r.toShim(typ, payload)
+		r.shim.send(typ, payload) // one that has left needs no more
 	case wire.TypeStopped:
 		var m wire.Stopped
 		if err := m.Parse(payload); err != nil {
 			return err
 		}
 		r.shown(m.After)
-		return r.toShim(typ, payload)
+		r.shim.send(typ, payload)
 	case wire.TypeSetTermios:
 		var m wire.Termios
 		if err := m.Parse(payload); err != nil {
@@ -318,20 +386,15 @@ func (r *relay) fromGuest(typ wire.Type, payload []byte) error {
 		if r.terminal != nil {
 			r.terminal.set(m.Termios)
 		}
-		return r.toShim(typ, payload)
+		r.shim.send(typ, payload)
 	case wire.TypeExit:
 		var m wire.Exit
 		if err := m.Parse(payload); err != nil {
 			return err
 		}
 		r.exit(&m, payload)
+		return errEnd
 	}
-	return nil
-}
-
-// toShim passes a message on. Once the command has ended, its shim needs no more.
-func (r *relay) toShim(typ wire.Type, payload []byte) error {
-	r.shim.send(typ, payload)
 	return nil
 }
 
@@ -362,12 +425,9 @@ func (r *relay) whileShim() (context.Context, context.CancelFunc) {
 // it finds out.
 func (r *relay) exit(m *wire.Exit, payload []byte) {
 	r.mu.Lock()
-	again := r.haveExit
 	r.haveExit = true
 	r.mu.Unlock()
-	if again {
-		return
-	}
+	r.answered()
 	ctx, cancel := r.whileShim()
 	defer cancel()
 	for _, c := range m.Counts {
@@ -384,6 +444,13 @@ func (r *relay) exit(m *wire.Exit, payload []byte) {
 	}
 	r.end()
 	r.shim.end(wire.TypeExit, payload)
+}
+
+// exited reports whether guestinit has said how the command ended.
+func (r *relay) exited() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.haveExit
 }
 
 // notice tells the user once what the guest command cannot see.
@@ -405,7 +472,7 @@ func (r *relay) notice(what string, err error) {
 }
 
 func (r *relay) status() Status {
-	st := Status{Session: r.run.Session, Argv: r.run.Argv, Since: r.since}
+	st := Status{Session: r.run.Session, Argv: r.run.Argv, Since: r.since, In: r.in.Load(), Out: r.out.Load()}
 	select {
 	case <-r.ended:
 		st.Ended = true

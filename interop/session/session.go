@@ -44,6 +44,9 @@ type Config struct {
 	// Changed, if set, is called with the number of commands that run whenever
 	// that has changed, one call at a time.
 	Changed func(running int)
+	// DialLimit and AnswerLimit bound how long guestinit may take to accept a
+	// stream and to start a command; zero is 10 s and 60 s.
+	DialLimit, AnswerLimit time.Duration
 }
 
 // A Server runs sessions.
@@ -142,7 +145,8 @@ type Status struct {
 	PID     uint32    `json:"pid"` // in the distro; 0 if the command does not run yet
 	Since   time.Time `json:"since"`
 	Ended   bool      `json:"ended"` // the command has ended; something that it left has its descriptors
-	In, Out uint64    // bytes to and from the guest
+	In      uint64    `json:"in"`    // bytes to the guest
+	Out     uint64    `json:"out"`   // bytes from the guest
 }
 
 // Sessions describes the sessions that are open, oldest first.

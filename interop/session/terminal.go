@@ -51,9 +51,7 @@ func (t *terminal) serve() {
 	defer t.progress.finish()
 	stream, err := t.relay.dial(wire.StreamData, wire.TerminalStream)
 	if err != nil {
-		if t.relay.ctx.Err() == nil {
-			t.relay.fail("guest", err)
-		}
+		t.relay.noStream(err)
 		return
 	}
 	t.mu.Lock()
@@ -73,6 +71,7 @@ func (t *terminal) serve() {
 				return
 			}
 			t.progress.add(n)
+			t.relay.out.Add(uint64(n))
 		}
 		if err != nil {
 			return
@@ -149,10 +148,23 @@ const (
 // modes are the terminal's modes now, nil if it is gone.
 func (t *terminal) modes() []byte {
 	b := make([]byte, termiosSize)
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(t.fd.FD()), unix.TCGETS2, uintptr(unsafe.Pointer(&b[0]))); e != 0 {
+	if t.ioctl(unix.TCGETS2, b) != nil {
 		return nil
 	}
 	return b
+}
+
+// ioctl gets or sets the modes: termios holds struct termios2.
+func (t *terminal) ioctl(request uintptr, termios []byte) error {
+	var e unix.Errno
+	err := t.fd.Control(func(fd int) {
+		// unsafe: the kernel reads or writes termiosSize bytes there.
+		_, _, e = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(&termios[0])))
+	})
+	if err == nil && e != 0 {
+		err = e
+	}
+	return err
 }
 
 // restore gives the terminal back the modes that it had, for a shim that was
@@ -167,6 +179,5 @@ func (t *terminal) restore() {
 	if now == nil || !bytes.Equal(now[:flagsSize], t.applied[:flagsSize]) {
 		return
 	}
-	// A pointer to the bytes that the kernel reads: struct termios2 as it was got.
-	unix.Syscall(unix.SYS_IOCTL, uintptr(t.fd.FD()), unix.TCSETS2, uintptr(unsafe.Pointer(&t.initial[0])))
+	t.ioctl(unix.TCSETS2, t.initial) // a terminal that has gone needs none
 }
