@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"unsafe"
 )
 
 // ErrRange says that an address range is not (wholly) guest memory.
@@ -91,6 +92,20 @@ func (m *Memory) AppendSlices(dst [][]byte, gpa, n uint64) ([][]byte, error) {
 		left -= take
 	}
 	return dst, nil
+}
+
+// GPA is the guest physical address of b's first byte, where b comes from Slice
+// or AppendSlices and is not empty. The error is ErrRange for bytes that are no
+// guest memory.
+func (m *Memory) GPA(b []byte) (uint64, error) {
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(b))) // as a number, to compare
+	for _, r := range m.regions {
+		base := uintptr(unsafe.Pointer(&r.Bytes[0]))
+		if at >= base && at-base < uintptr(len(r.Bytes)) {
+			return r.GPA + uint64(at-base), nil
+		}
+	}
+	return 0, fmt.Errorf("address of bytes: %w", ErrRange)
 }
 
 func (m *Memory) find(gpa uint64) *Region {

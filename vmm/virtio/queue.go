@@ -77,6 +77,7 @@ type Queue struct {
 
 	inFlight []atomic.Bool // by head: popped and not pushed
 	fence    atomic.Uint32
+	stopped  atomic.Bool // by Interrupt
 }
 
 // A Chain is one descriptor chain: what the driver gives the device to read,
@@ -362,12 +363,20 @@ func (q *Queue) WaitKick() error { return q.kick.Wait() }
 
 // Interrupt ends the present and each later WaitKick: how a device stops its
 // goroutine on this queue. The next NewQueue on the same eventfd ends that.
-func (q *Queue) Interrupt() error { return q.kick.Interrupt() }
+func (q *Queue) Interrupt() error {
+	q.stopped.Store(true)
+	return q.kick.Interrupt()
+}
 
 // Next pops the next chain, waiting for a kick while there is none: the body of
-// most device loops. It returns eventfd.ErrInterrupted after Interrupt.
+// most device loops. It returns eventfd.ErrInterrupted after Interrupt, also
+// while there are chains: a driver that never lets the ring run empty must not
+// keep its device from stopping.
 func (q *Queue) Next() (*Chain, error) {
 	for {
+		if q.stopped.Load() {
+			return nil, eventfd.ErrInterrupted
+		}
 		c, err := q.Pop()
 		if c != nil || err != nil {
 			return c, err

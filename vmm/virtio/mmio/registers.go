@@ -109,7 +109,7 @@ func (p *page) read(off uint32, b []byte) {
 	clear(b)
 	for i := range b {
 		at := uint64(off) + uint64(i)
-		if at >= Size {
+		if at >= uint64(len(p.bytes)) {
 			return
 		}
 		w := p.load(uint32(at) &^ 3)

@@ -223,6 +223,15 @@ func (r *Ring) TryUsed() (head uint16, written uint32, ok bool) {
 	return uint16(id), written, true
 }
 
+// reoffer makes each chain that the device gave back available again as it is.
+func (r *Ring) reoffer() {
+	for ; r.lastUsed != r.UsedIdx(); r.lastUsed++ {
+		e := r.Mem.Bytes(r.Used+4+8*uint64(r.lastUsed%r.Size), 8)
+		r.Offer(uint16(binary.LittleEndian.Uint32(e)))
+		r.Kicks.Signal()
+	}
+}
+
 // EnableCalls asks the device to call for the next chain it gives back, and
 // reports whether there is one already.
 func (r *Ring) EnableCalls() (more bool) {
