@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"time"
 	"unsafe"
 
@@ -31,7 +32,17 @@ import (
 // have some ten each.
 const openFiles = 1 << 20
 
+// PID 1's first thread must stay what it is: when it unshares its root, as the
+// thread of package spawn does, Linux (7.3, fs/fs_struct.c) takes the root away
+// from all that shared it. A locked main goroutine keeps it.
+func init() { runtime.LockOSThread() }
+
 func main() {
+	go run()
+	select {}
+}
+
+func run() {
 	cfg, err := configure()
 	if err == nil {
 		err = serve(cfg)

@@ -32,12 +32,13 @@ type step struct {
 
 const private = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
 
-// early are guestinit's own mounts.
+// early are guestinit's own mounts. No nsdelegate: commands are cloned into the
+// distro's cgroup from outside of it.
 var early = []step{
 	{"proc", "/proc", "proc", private, ""},
 	{"sysfs", "/sys", "sysfs", private, ""},
 	{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
-	{"cgroup2", "/sys/fs/cgroup", "cgroup2", private, "nsdelegate"},
+	{"cgroup2", "/sys/fs/cgroup", "cgroup2", private, ""},
 }
 
 // around is what a distro finds mounted besides its disk, below Dir. /proc and

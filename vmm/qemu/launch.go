@@ -89,6 +89,13 @@ func Launch(cfg *vmm.Config, fsTag string) (*Process, error) {
 		return pass(theirs), os.NewFile(uintptr(fds[0]), name), nil
 	}
 
+	// QEMU takes a descriptor only for the very access that it wants.
+	console, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", cfg.Console.Fd()), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open console log: %w", err)
+	}
+	closers = append(closers, console)
+
 	machine, params := timing()
 	params = append(append(params, cmdline...), cfg.Cmdline...)
 	memory := strconv.FormatUint(cfg.Memory>>10, 10) + "K"
@@ -110,7 +117,7 @@ func Launch(cfg *vmm.Config, fsTag string) (*Process, error) {
 		"-device", "virtio-blk-device,drive=disk",
 		"-device", "virtio-rng-device",
 		"-device", "virtio-balloon-device,free-page-reporting=on",
-		"-add-fd", "set=2,fd=" + pass(cfg.Console),
+		"-add-fd", "set=2,fd=" + pass(console),
 		"-chardev", "file,id=console,path=/dev/fdset/2,append=on",
 		"-device", "virtio-serial-device", "-device", "virtconsole,chardev=console",
 	}
