@@ -82,21 +82,29 @@ func (u *unpacker) content(tr *tar.Reader, h *tar.Header, fd int) error {
 	if err != nil {
 		return err
 	}
-	if h.Size > 0 {
-		// What is not written is a hole then.
-		if err := unix.Ftruncate(fd, h.Size); err != nil {
-			return fmt.Errorf("make a file of %d bytes: %w", h.Size, err)
-		}
-	}
 	if sparse == nil {
-		return u.copy(tr, fd, 0, h.Size)
+		end, err := u.copy(tr, fd, 0, h.Size)
+		if err != nil || end == h.Size {
+			return err
+		}
+		return truncate(fd, h.Size) // zeroes are at its end
+	}
+	if err := truncate(fd, h.Size); err != nil {
+		return err // before any byte: the size is what somebody wrote there
 	}
 	for _, f := range sparse.fragments {
-		if err := u.copy(readerFunc(u.src.raw), fd, f.offset, f.length); err != nil {
+		if _, err := u.copy(readerFunc(u.src.raw), fd, f.offset, f.length); err != nil {
 			return err
 		}
 	}
 	u.src.owed = sparse.stored
+	return nil
+}
+
+func truncate(fd int, size int64) error {
+	if err := unix.Ftruncate(fd, size); err != nil {
+		return fmt.Errorf("make a file of %d bytes: %w", size, err)
+	}
 	return nil
 }
 
@@ -105,18 +113,22 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // copy moves n bytes from r to fd at offset at, without those that are zeroes
-// for long.
-func (u *unpacker) copy(r io.Reader, fd int, at, n int64) error {
+// for long. It returns where the last of the others ends.
+func (u *unpacker) copy(r io.Reader, fd int, at, n int64) (end int64, err error) {
+	end = at
 	for n > 0 {
 		b := u.buf[:min(n, int64(len(u.buf)))]
 		if _, err := io.ReadFull(r, b); err != nil {
-			return u.archiveError(err, u.src.offset)
+			return end, u.archiveError(err, u.src.offset)
 		}
 		n -= int64(len(b))
 		for len(b) > 0 {
 			data := nonzero(b)
 			if err := writeAt(fd, b[:data], at); err != nil {
-				return fmt.Errorf("write file: %w", err)
+				return end, fmt.Errorf("write file: %w", err)
+			}
+			if data > 0 {
+				end = at + int64(data)
 			}
 			skip := min(data+holeUnit, len(b))
 			if data == len(b) {
@@ -129,7 +141,7 @@ func (u *unpacker) copy(r io.Reader, fd int, at, n int64) error {
 			u.report()
 		}
 	}
-	return nil
+	return end, nil
 }
 
 // nonzero is the length of the head of b up to a unit that is all zeroes.

@@ -398,3 +398,42 @@ func TestGlobalHeader(t *testing.T) {
 		}
 	}
 }
+
+// Zeroes anywhere in a file are zeroes in what is unpacked, whether a hole or not.
+func TestZeroes(t *testing.T) {
+	z := func(n int) string { return strings.Repeat("\x00", n) }
+	for _, body := range []string{
+		z(1), z(holeUnit), z(holeUnit + 1), z(bufSize), z(3*bufSize + 7),
+		"a" + z(holeUnit), "a" + z(3*holeUnit) + "b", z(3*holeUnit) + "b", "a" + z(bufSize) + "b" + z(bufSize),
+		strings.Repeat("a", holeUnit) + z(holeUnit) + strings.Repeat("b", holeUnit-1) + z(holeUnit+1) + "c",
+	} {
+		root := mustUnpack(t, file("f", body), file("next", "x"))
+		wantFile(t, root, "f", body)
+		wantFile(t, root, "next", "x")
+	}
+}
+
+// A disk that is full is a clear error, at the file that does not fit.
+func TestDiskFull(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "size=1m,nr_inodes=20"); err != nil {
+		t.Skipf("no tmpfs can be mounted here: %v", err)
+	}
+	defer unix.Unmount(root, unix.MNT_DETACH)
+	err := Unpack(bytes.NewReader(pack(t, file("small", "x"), file("big", strings.Repeat("x", 2<<20)))), root, nil)
+	if want := `unpack "big": write file: no space left on device`; err == nil || err.Error() != want {
+		t.Errorf("Unpack: %v, want %s", err, want)
+	}
+	if err := os.Remove(filepath.Join(root, "big")); err != nil {
+		t.Fatal(err)
+	}
+	var many []item
+	for i := range 30 {
+		many = append(many, file(strings.Repeat("f", i+1), ""))
+	}
+	err = Unpack(bytes.NewReader(pack(t, many...)), root, nil)
+	if err == nil || !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "create file: no space left") {
+		t.Errorf("Unpack: %v, want no space for a file", err)
+	}
+}
