@@ -2,6 +2,7 @@ package distro
 
 import (
 	"bytes"
+	"encoding"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -56,9 +57,9 @@ func ParseSize(text string) (Size, error) {
 	if err != nil {
 		return 0, bad
 	}
-	unit := strings.ToLower(strings.TrimSpace(text[end:]))
-	unit = strings.TrimSuffix(strings.TrimSuffix(unit, "b"), "i")
-	shift := map[string]uint{"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+	unit := strings.ToLower(strings.TrimLeft(text[end:], " "))
+	shift := map[string]uint{"": 0, "b": 0, "k": 10, "kb": 10, "kib": 10, "m": 20, "mb": 20, "mib": 20,
+		"g": 30, "gb": 30, "gib": 30, "t": 40, "tb": 40, "tib": 40}
 	n, ok := shift[unit]
 	bytes := number * float64(uint64(1)<<n)
 	if !ok || bytes < 0 || bytes > math.MaxInt64/2 || math.IsNaN(bytes) {
@@ -106,12 +107,22 @@ type Settings struct {
 
 // table is one table of settings as in the file; nil is unset.
 type table struct {
-	Engine *Engine         `toml:"engine"`
-	Memory *Size           `toml:"memory"`
-	CPUs   *int            `toml:"cpus"`
-	Idle   *Duration       `toml:"idle"`
-	Shares map[string]Mode `toml:"shares"`
+	Engine *text[Engine, *Engine]       `toml:"engine"`
+	Memory *text[Size, *Size]           `toml:"memory"`
+	CPUs   *int                         `toml:"cpus"`
+	Idle   *text[Duration, *Duration]   `toml:"idle"`
+	Shares map[string]text[Mode, *Mode] `toml:"shares"`
 }
+
+// A text is a value that has its own UnmarshalText. go-toml calls it for a
+// struct only: what is a string or an integer to Go it sets itself, and so would
+// take any word for an Engine and 60 for 60 nanoseconds.
+type text[T any, P interface {
+	*T
+	encoding.TextUnmarshaler
+}] struct{ value T }
+
+func (t *text[T, P]) UnmarshalText(b []byte) error { return P(&t.value).UnmarshalText(b) }
 
 // A Config is what config.toml holds. The keys at its top are for all distros,
 // those below [distro.NAME] for one.
@@ -170,8 +181,8 @@ func (c *Config) check(prefix string, t table) error {
 	if t.CPUs != nil && (*t.CPUs < 1 || *t.CPUs > 255) {
 		return &ConfigError{Path: c.path, Why: fmt.Sprintf("%scpus is %d: 1 to 255 are possible", prefix, *t.CPUs)}
 	}
-	if t.Memory != nil && *t.Memory < minMemory {
-		return &ConfigError{Path: c.path, Why: fmt.Sprintf("%smemory is %v: at least %v are needed", prefix, *t.Memory, Size(minMemory))}
+	if t.Memory != nil && t.Memory.value < minMemory {
+		return &ConfigError{Path: c.path, Why: fmt.Sprintf("%smemory is %v: at least %v are needed", prefix, t.Memory.value, Size(minMemory))}
 	}
 	return nil
 }
@@ -197,19 +208,19 @@ func (c *Config) Settings(name string) Settings {
 	}
 	for _, t := range []table{c.global, c.each[name]} {
 		if t.Engine != nil {
-			s.Engine = *t.Engine
+			s.Engine = t.Engine.value
 		}
 		if t.Memory != nil {
-			s.Memory = uint64(*t.Memory)
+			s.Memory = uint64(t.Memory.value)
 		}
 		if t.CPUs != nil {
 			s.CPUs = *t.CPUs
 		}
 		if t.Idle != nil {
-			s.Idle = time.Duration(*t.Idle)
+			s.Idle = time.Duration(t.Idle.value)
 		}
 		for path, mode := range t.Shares {
-			s.Shares[path] = mode
+			s.Shares[path] = mode.value
 		}
 	}
 	return s
