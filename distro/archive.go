@@ -38,7 +38,8 @@ func (e *ArchiveError) Hint() string {
 // Decompress returns the uncompressed bytes of r, whose compression it knows by
 // the first bytes: gzip, xz, zstd or none.
 func Decompress(r io.Reader) (io.ReadCloser, error) {
-	br := bufio.NewReaderSize(r, 1<<16)
+	src := &faultReader{r: r}
+	br := bufio.NewReaderSize(src, 1<<16)
 	magic, err := br.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read archive: %w", err)
@@ -67,27 +68,51 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 	default:
 		return io.NopCloser(br), nil
 	}
+	d := &decompressor{z, name, src}
 	if err != nil {
-		return nil, &ArchiveError{Why: "its " + name + " compression is damaged", Err: err}
+		return nil, d.words(err)
 	}
-	return &decompressor{z, name}, nil
+	return d, nil
+}
+
+// A faultReader keeps the error that reading met with: decompressors pass it on
+// as they do what they say of damage.
+type faultReader struct {
+	r     io.Reader
+	fault error // other than the end
+}
+
+func (f *faultReader) Read(p []byte) (int, error) {
+	n, err := f.r.Read(p)
+	if err != nil && err != io.EOF {
+		f.fault = err
+	}
+	return n, err
 }
 
 // A decompressor puts into words what its reader says of damage.
 type decompressor struct {
 	io.ReadCloser
 	name string
+	src  *faultReader
 }
 
 func (d *decompressor) Read(p []byte) (int, error) {
 	n, err := d.ReadCloser.Read(p)
-	switch {
-	case err == nil || err == io.EOF:
+	if err == nil || err == io.EOF {
 		return n, err
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return n, &ArchiveError{Why: "it ends in the middle of its " + d.name + " compression"}
 	}
-	return n, &ArchiveError{Why: "its " + d.name + " compression is damaged", Err: err}
+	return n, d.words(err)
+}
+
+func (d *decompressor) words(err error) error {
+	switch {
+	case d.src.fault != nil:
+		return fmt.Errorf("read archive: %w", d.src.fault)
+	case errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF):
+		return &ArchiveError{Why: "it ends in the middle of its " + d.name + " compression"}
+	}
+	return &ArchiveError{Why: "its " + d.name + " compression is damaged", Err: err}
 }
 
 const tarBlock = 512

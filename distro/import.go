@@ -159,8 +159,12 @@ func (t *temp) remove() {
 // sweep deletes what killed imports and removals have left: folders whose lock
 // nobody holds.
 func (s *Store) sweep() {
-	locks, _ := filepath.Glob(filepath.Join(s.root(), tempPrefix+"*"+lockSuffix))
-	for _, path := range locks {
+	entries, _ := os.ReadDir(s.root())
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), tempPrefix) || !strings.HasSuffix(e.Name(), lockSuffix) {
+			continue
+		}
+		path := filepath.Join(s.root(), e.Name())
 		lock, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
 			continue
