@@ -105,9 +105,15 @@ func (d *Device) Activate(a virtio.Activation) error {
 	d.server.Serve(qs[inflateQueue], fail, func(c *virtio.Chain) (uint32, error) { return 0, d.inflate(a.Memory, c) })
 	d.server.Serve(qs[deflateQueue], fail, func(*virtio.Chain) (uint32, error) { return 0, nil }) // used again when touched
 	for _, i := range []int{compactQueue, reportingQueue} {
-		if qs[i] != nil && a.Features&featureReporting != 0 {
-			d.server.Serve(qs[i], fail, func(c *virtio.Chain) (uint32, error) { return 0, d.report(a.Memory, c) })
+		if qs[i] == nil {
+			continue
 		}
+		d.server.Serve(qs[i], fail, func(c *virtio.Chain) (uint32, error) {
+			if a.Features&featureReporting == 0 {
+				return 0, nil // whatever this queue is to the driver
+			}
+			return 0, d.report(a.Memory, c)
+		})
 	}
 	return nil
 }

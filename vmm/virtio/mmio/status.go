@@ -65,12 +65,11 @@ func (t *Transport) featuresOK() bool {
 func (t *Transport) activate() {
 	queues := make([]*virtio.Queue, len(t.queues))
 	for i := range t.queues {
-		q := &t.queues[i]
-		if !q.ready {
+		if !t.queues[i].ready {
 			continue
 		}
 		var err error
-		if queues[i], err = t.build(q); err != nil {
+		if queues[i], err = t.build(uint32(i)); err != nil {
 			t.fail(fmt.Errorf("queue %d: %w", i, err))
 			return
 		}
@@ -122,7 +121,7 @@ func (t *Transport) reset() {
 // clearRegisters brings the registers to their state after a reset.
 func (t *Transport) clearRegisters() {
 	for i := range t.queues {
-		t.queues[i] = queue{kick: t.queues[i].kick, max: t.queues[i].max}
+		t.queues[i] = queue{max: t.queues[i].max}
 	}
 	t.queueSel, t.featureSel, t.driver = 0, 0, 0
 	t.page.store(deviceFeatures, half(t.offered(), 0))

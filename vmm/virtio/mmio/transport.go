@@ -62,6 +62,7 @@ package mmio
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -108,6 +109,7 @@ type Transport struct {
 	name      string
 	ownsPage  bool
 	interrupt *eventfd.EventFD
+	kicks     []*eventfd.EventFD // one a queue
 	page      page
 
 	mu          sync.Mutex // all of what follows; held while the device starts and stops
@@ -123,7 +125,6 @@ type Transport struct {
 
 // A queue is what the driver has said about one virtqueue.
 type queue struct {
-	kick                *eventfd.EventFD
 	max                 uint16
 	size                uint32
 	desc, driver, devic uint64 // the specification's names: descriptor, driver and device area
@@ -157,7 +158,8 @@ func New(dev virtio.Device, cfg Config) (_ *Transport, err error) {
 		if err != nil {
 			return nil, err
 		}
-		t.queues = append(t.queues, queue{kick: kick, max: max})
+		t.kicks = append(t.kicks, kick)
+		t.queues = append(t.queues, queue{max: max})
 	}
 	if err := t.setWindow(); err != nil {
 		return nil, err
@@ -190,13 +192,7 @@ func (t *Transport) Page() []byte { return t.page.bytes }
 
 // Kicks are the eventfds by which the driver kicks, one a queue. They stay the
 // Transport's.
-func (t *Transport) Kicks() []*eventfd.EventFD {
-	all := make([]*eventfd.EventFD, len(t.queues))
-	for i := range t.queues {
-		all[i] = t.queues[i].kick
-	}
-	return all
-}
+func (t *Transport) Kicks() []*eventfd.EventFD { return slices.Clone(t.kicks) }
 
 // Interrupt is the eventfd that is signalled for each interrupt of the device.
 // It stays the Transport's.
@@ -220,8 +216,8 @@ func (t *Transport) Close() error {
 
 func (t *Transport) release() error {
 	var errs []error
-	for i := range t.queues {
-		errs = append(errs, t.queues[i].kick.Close())
+	for _, kick := range t.kicks {
+		errs = append(errs, kick.Close())
 	}
 	if t.interrupt != nil {
 		errs = append(errs, t.interrupt.Close())

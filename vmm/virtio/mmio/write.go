@@ -30,8 +30,8 @@ func (t *Transport) WriteRegister(off uint32, p []byte) {
 }
 
 func (t *Transport) notify(index uint32) {
-	if index < uint32(len(t.queues)) {
-		if err := t.queues[index].kick.Signal(); err != nil {
+	if index < uint32(len(t.kicks)) {
+		if err := t.kicks[index].Signal(); err != nil {
 			t.fail(fmt.Errorf("kick queue %d: %w", index, err))
 		}
 	}
@@ -173,7 +173,7 @@ func (t *Transport) writeReady(v uint32) {
 	case t.page.load(status)&statusDriverOK != 0:
 		t.misuse("queue %d is made ready after DRIVER_OK", t.queueSel)
 	default:
-		if err := t.check(q); err != nil {
+		if err := t.check(t.queueSel); err != nil {
 			t.fail(fmt.Errorf("queue %d: %w", t.queueSel, err))
 			return
 		}
@@ -182,20 +182,22 @@ func (t *Transport) writeReady(v uint32) {
 	t.showQueue()
 }
 
-// check makes sure that the device's queue can be made of q.
-func (t *Transport) check(q *queue) error {
+// check makes sure that the device's queue i can be made.
+func (t *Transport) check(i uint32) error {
+	q := &t.queues[i]
 	if q.size > uint32(q.max) {
 		return fmt.Errorf("size %d, not above %d: %w", q.size, q.max, ErrDriver)
 	}
-	_, err := t.build(q)
+	_, err := t.build(i)
 	return err
 }
 
-// build makes the device's queue of q.
-func (t *Transport) build(q *queue) (*virtio.Queue, error) {
+// build makes the device's queue i of what the driver said.
+func (t *Transport) build(i uint32) (*virtio.Queue, error) {
+	q := &t.queues[i]
 	cfg := virtio.QueueConfig{Size: uint16(q.size), DescGPA: q.desc, AvailGPA: q.driver, UsedGPA: q.devic,
 		Features: t.driver, Base: q.base}
-	return virtio.NewQueue(t.cfg.Memory, cfg, q.kick, t.interrupt)
+	return virtio.NewQueue(t.cfg.Memory, cfg, t.kicks[i], t.interrupt)
 }
 
 func (t *Transport) writeConfig(off uint32, p []byte) {

@@ -185,7 +185,7 @@ func (s *Spec) flood(d *Driver, ring int) []Buf {
 
 func testResetInFlight(d *Driver, s Spec) {
 	for range 10 {
-		d.Start(virtio.FeatureVersion1|virtio.FeatureIndirectDesc, 16)
+		d.Start(^virtio.FeatureEventIdx, 16)
 		for _, i := range s.Watched {
 			r := d.Rings[i]
 			for r.Room(1) {
@@ -218,7 +218,7 @@ func (d *Driver) quiet(s Spec) {
 // testResetUnderFire resets a device whose driver never lets a ring run empty:
 // another vCPU does that while the first one resets.
 func testResetUnderFire(d *Driver, s Spec) {
-	d.Start(virtio.FeatureVersion1|virtio.FeatureIndirectDesc, 16)
+	d.Start(^virtio.FeatureEventIdx, 16)
 	for _, i := range s.Watched {
 		for r := d.Rings[i]; r.Room(1); {
 			r.Add(s.flood(d, i)...)

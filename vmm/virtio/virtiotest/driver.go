@@ -59,7 +59,11 @@ var Buses = map[string]BusMaker{"mmio": newMMIO, "vhost-user": newVhostUser}
 // driver yet. The Bus is closed at the end of the test.
 func NewDriver(tb testing.TB, dev virtio.Device, bus BusMaker, memBytes int) *Driver {
 	tb.Helper()
-	d := &Driver{TB: tb, Device: dev, Mem: NewMemory(tb, memBytes), fails: make(chan struct{})}
+	return newDriver(tb, dev, bus, NewMemory(tb, memBytes))
+}
+
+func newDriver(tb testing.TB, dev virtio.Device, bus BusMaker, mem *Memory) *Driver {
+	d := &Driver{TB: tb, Device: dev, Mem: mem, fails: make(chan struct{})}
 	d.Bus = bus(d)
 	tb.Cleanup(d.Close)
 	return d

@@ -10,8 +10,7 @@ import (
 )
 
 // An MMIO is the driver's side of a mmio.Transport, in the manner of
-// drivers/virtio/virtio_mmio.c: it reads registers from the page, as a guest
-// does that has it mapped.
+// drivers/virtio/virtio_mmio.c.
 type MMIO struct {
 	*mmio.Transport
 	d *Driver
@@ -72,9 +71,6 @@ func newMMIO(d *Driver) Bus {
 func (m *MMIO) Read32(off uint32) uint32 {
 	var b [4]byte
 	m.ReadRegister(off, b[:])
-	if page := binary.LittleEndian.Uint32(m.Page()[off:]); page != binary.LittleEndian.Uint32(b[:]) {
-		m.d.Errorf("register %#x is %x, and %#x in the page", off, b, page)
-	}
 	return binary.LittleEndian.Uint32(b[:])
 }
 
@@ -104,7 +100,7 @@ func (m *MMIO) interrupts() {
 		}
 		m.mu.Lock()
 		for _, r := range m.rings {
-			if r != nil {
+			if r.Calls != nil { // a fuzzed driver looks by itself
 				r.Calls.Signal()
 			}
 		}
