@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -55,6 +57,8 @@ func CheckLinkName(name string) error {
 		why = "a command's name has no slash in it"
 	case name == "stile" || name == wire.RecordArgv0:
 		why = "stile itself has this name"
+	case strings.ContainsFunc(name, unicode.IsControl):
+		why = "the name has a control character in it"
 	case len(name) > 255:
 		why = "the name is longer than a file's may be"
 	case strings.HasPrefix(name, "-") || strings.HasPrefix(name, "."):
@@ -95,8 +99,9 @@ func (s *Store) Link(l Link, shim string) error {
 	if to, err := os.Readlink(path); err == nil && to == shim {
 		return nil
 	}
-	temp := filepath.Join(s.Dirs.Links, fmt.Sprintf(".%s.%d", l.Name, os.Getpid()))
-	os.Remove(temp) // of a process that had our number and was killed here
+	// Links passes over names with a dot. (The link's own name may be as long as
+	// a file's can be.)
+	temp := filepath.Join(s.Dirs.Links, fmt.Sprintf(".tmp-%016x", rand.Uint64()))
 	if err := os.Symlink(shim, temp); err != nil {
 		return fmt.Errorf("link %s: %w", l.Name, err)
 	}
