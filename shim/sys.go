@@ -163,38 +163,23 @@ func say(text string) {
 	if !early.Open(2) {
 		return
 	}
-	fd := 2
-	if released.fd >= 0 {
-		var err error
-		fd, err = syscall.Open("/proc/self/fd/"+decimal(released.fd), syscall.O_WRONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
-		if err != nil {
-			return // nobody reads it any more
-		}
+	look := []pollFD{{fd: 2, events: pollOut}}
+	if poll(look, false); look[0].revents != 0 {
+		syscall.Write(2, []byte(text))
 	}
-	syscall.Write(fd, []byte(text))
 }
 
-// released is standard error after release, where it is a pipe: open by name
-// only (O_PATH), so that its reader does not see the shim as a writer.
-var released = struct{ fd int }{-1}
-
-// release lets go of descriptors 0 to 2, the terminal excepted: what they refer
-// to is the machine's now. /dev/null takes their place, so that nothing that is
-// opened later is found under these numbers.
+// release lets go of standard input and output, the terminal excepted: what they
+// refer to is the machine's now. /dev/null takes their place, so that nothing
+// that is opened later is found under these numbers. Standard error stays: were
+// the machine its last writer, what the shim has to say when that machine ends
+// would find no reader any more.
 func release(table []wire.Descriptor) {
 	null := -1
 	for _, d := range table {
 		fd := int(d.Number)
-		if d.Kind == wire.KindClosed || d.Kind == wire.KindTerminal || d.Kind == wire.KindNull {
+		if fd == 2 || d.Kind == wire.KindClosed || d.Kind == wire.KindTerminal || d.Kind == wire.KindNull {
 			continue
-		}
-		if fd == 2 {
-			if d.Kind != wire.KindPipe {
-				continue // a file has no end to wait for; a socket cannot be opened by name
-			}
-			if n, err := syscall.Open("/proc/self/fd/2", oPath|syscall.O_CLOEXEC, 0); err == nil {
-				released.fd = n
-			}
 		}
 		if null < 0 {
 			null, _ = syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
