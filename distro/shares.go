@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,6 +59,8 @@ type Share struct {
 	// Origin says who wanted it: "default", "config" (config.toml) or "command"
 	// (stile share).
 	Origin string `json:"origin"`
+
+	via string // of a second share: the Path of the first
 }
 
 // ShareError says why a folder can't be shared as asked.
@@ -111,7 +114,7 @@ func (s *Store) ShareList(name string) ([]Share, error) {
 	if err != nil {
 		return nil, err
 	}
-	configured, err := s.expandAll(config.Settings(name).Shares)
+	configured, err := s.configured(config, name)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +151,7 @@ func (s *Store) combine(configured, said map[string]Mode) ([]Share, error) {
 		}
 		if _, ok := real[share.Real]; !ok {
 			twin := share
-			twin.Path = share.Real
+			twin.Path, twin.via = share.Real, share.Path
 			real[twin.Path] = twin
 		}
 	}
@@ -192,17 +195,25 @@ func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// expandAll makes the paths of the configuration file absolute and clean.
-func (s *Store) expandAll(written map[string]Mode) (map[string]Mode, error) {
-	expanded := map[string]Mode{}
-	for path, mode := range written {
-		path, err := s.expand(path)
-		if err != nil {
-			return nil, &ConfigError{Path: s.Dirs.ConfigPath(), Why: "shares: " + err.Error()}
+// configured is what the configuration file says for one distro, with paths
+// that are absolute and clean: only then is it known which of them are the same.
+func (s *Store) configured(c *Config, name string) (map[string]Mode, error) {
+	all := map[string]Mode{}
+	for _, t := range []table{c.global, c.each[name]} {
+		one := map[string]Mode{}
+		for written, mode := range t.Shares {
+			path, err := s.expand(written)
+			if err == nil && one[path] != "" {
+				err = fmt.Errorf("%s is there twice", path)
+			}
+			if err != nil {
+				return nil, &ConfigError{Path: c.path, Why: "shares: " + err.Error()}
+			}
+			one[path] = mode.value
 		}
-		expanded[path] = mode
+		maps.Copy(all, one)
 	}
-	return expanded, nil
+	return all, nil
 }
 
 // expand makes a path of the configuration file absolute and clean.
@@ -290,12 +301,18 @@ func (s *Store) Unshare(path string) (Share, error) {
 		}
 		return Share{}, e
 	}
+	if via := list[at].via; via != "" {
+		return Share{}, &ShareError{path, "it is shared as " + via, "take that back: stile unshare " + via}
+	}
 	return list[at], s.changeShares(path, None)
 }
 
 // abs is filepath.Abs, except that it takes the working folder as the shell has
 // it, in $PWD (os.Getwd does so where that is the same folder).
 func abs(path string) (string, error) {
+	if path == "" {
+		return "", &ShareError{`""`, "it is empty", "name a folder; the working folder is ."}
+	}
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return "", fmt.Errorf("find folder: %w", err)
@@ -349,7 +366,7 @@ func (s *Store) changeShares(path string, mode Mode) error {
 	if err != nil {
 		return err
 	}
-	configured, err := s.expandAll(config.Settings("").Shares)
+	configured, err := s.configured(config, "")
 	if err != nil {
 		return err
 	}
