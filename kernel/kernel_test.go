@@ -59,7 +59,7 @@ func TestKey(t *testing.T) {
 	if len(key) != 64 || key != Guest.Key() {
 		t.Errorf("key %q is not a stable sha256", key)
 	}
-	if len(Guest.Fragments()) == 0 || len(Patches()) == 0 {
+	if len(Guest.Fragments()) == 0 || len(Guest.Patches()) == 0 {
 		t.Error("no fragments or no patches are embedded")
 	}
 }

@@ -14,22 +14,23 @@ import (
 // pin, fragments and patches: other make variables, another way to strip.
 const recipe = 1
 
-//go:embed pin config config-l1 patches
+//go:embed pin config config-l1 patches patches-l1
 var source embed.FS
 
-// Set is a kernel: a list of folders of configuration fragments, merged in
-// order, on the pinned source with the patches.
+// Set is a kernel: lists of folders of configuration fragments, merged in order,
+// and of patches to the pinned source.
 type Set struct {
 	Name    string
 	folders []string
+	patches []string
 }
 
 // Guest is the kernel of stile's machines.
-var Guest = Set{Name: "guest", folders: []string{"config"}}
+var Guest = Set{Name: "guest", folders: []string{"config"}, patches: []string{"patches"}}
 
 // L1 is the outer kernel of the tests' nested lane (testdata/lane): a guest's
 // kernel that has /dev/kvm under QEMU's TCG.
-var L1 = Set{Name: "l1", folders: []string{"config", "config-l1"}}
+var L1 = Set{Name: "l1", folders: []string{"config", "config-l1"}, patches: []string{"patches", "patches-l1"}}
 
 // Sets are all kernels that kernel/build can make, the default first.
 func Sets() []Set { return []Set{Guest, L1} }
@@ -43,16 +44,12 @@ type File struct {
 // Fragments returns the set's configuration fragments, in the order in which
 // they are merged: by folder, then by name.
 func (s Set) Fragments() []File {
-	var files []File
-	for _, folder := range s.folders {
-		files = append(files, list(folder, ".config")...)
-	}
-	return files
+	return listAll(s.folders, ".config")
 }
 
 // Patches returns the patches to the kernel's source, in the order in which
 // they apply.
-func Patches() []File { return list("patches", ".patch") }
+func (s Set) Patches() []File { return listAll(s.patches, ".patch") }
 
 // Key returns the content hash of the set: it changes when the built kernel
 // may. Comments, in fragments as in patches, have no part in it, so that a
@@ -70,7 +67,7 @@ func (s Set) Key() string {
 		// The name only orders them: a renamed file is the same kernel.
 		fmt.Fprintf(h, "fragment\n%s", withoutComments(f.Text))
 	}
-	for _, f := range Patches() {
+	for _, f := range s.Patches() {
 		fmt.Fprintf(h, "patch\n%s", withoutHeader(f.Text))
 	}
 	return hex.EncodeToString(h.Sum(nil))
@@ -82,6 +79,14 @@ func (s Set) suffix() string {
 		return ""
 	}
 	return "-" + s.Name
+}
+
+func listAll(folders []string, ext string) []File {
+	var files []File
+	for _, folder := range folders {
+		files = append(files, list(folder, ext)...)
+	}
+	return files
 }
 
 // list returns the embedded files of a folder with an extension, by name.

@@ -150,7 +150,7 @@ func (b *build) fragments() ([]line, error) {
 }
 
 func (b *build) patch(ctx context.Context) error {
-	for _, p := range kernel.Patches() {
+	for _, p := range b.set.Patches() {
 		// No fuzz: a patch that fits only roughly may compile and mean
 		// something else.
 		cmd := b.command(ctx, "patch", "-p1", "--fuzz=0", "--no-backup-if-mismatch")

@@ -28,6 +28,7 @@ const qemu = "qemu-system-x86_64"
 
 // A launch is how L1 is to be started.
 type launch struct {
+	kernel  string // path of L1's kernel, or ""
 	cpus    int
 	memory  string
 	icount  bool
@@ -36,11 +37,7 @@ type launch struct {
 
 // run starts L1 for one request and returns its answer.
 func (l *launch) run(r *request) (*answer, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return nil, err
-	}
-	image, err := kernel.L1.Find(filepath.Join(cache, "stile"))
+	image, err := l.findKernel()
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +62,7 @@ func (l *launch) run(r *request) (*answer, error) {
 
 	extra := []*os.File{initramfs, log}
 	args := append(accel,
-		"-M", "microvm,acpi=off,x-option-roms=off,rtc=on,pit=off,pic=off,isa-serial=on", "-cpu", "max", "-m", l.memory, "-smp", strconv.Itoa(l.cpus),
+		"-M", "microvm,acpi=off,x-option-roms=off,rtc=on,pit=off,pic=off,isa-serial=on", "-cpu", "max,xsave=off", "-m", l.memory, "-smp", strconv.Itoa(l.cpus),
 		"-global", "virtio-mmio.force-legacy=false",
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-kernel", image, "-initrd", "/proc/self/fd/3",
@@ -138,6 +135,17 @@ func (l *launch) run(r *request) (*answer, error) {
 		err = fmt.Errorf("%w; its console:\n%s", err, bytes.TrimSpace(b))
 	}
 	return nil, err
+}
+
+func (l *launch) findKernel() (string, error) {
+	if l.kernel != "" {
+		return l.kernel, nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	return kernel.L1.Find(filepath.Join(cache, "stile"))
 }
 
 // timing is how L1 learns how fast its clocks run. It must: KVM in L1 hangs

@@ -3,7 +3,7 @@
 // there is the truth about vmm/kvm, only slower: the guests that it starts (L2)
 // run under the KVM of that Linux (L1).
 //
-//	lane [-cpus N] [-memory SIZE] [-icount] [-copy PATH]... [-timeout T] COMMAND [ARG]...
+//	lane [-cpus N] [-memory SIZE] [-icount] [-copy PATH]... [-kernel FILE] [-timeout T] COMMAND [ARG]...
 //
 // The command sees the host's files, its own folder and environment, pipes as
 // stdin, stdout and stderr, and root's rights of the calling user; lane ends
@@ -54,6 +54,7 @@ func run(args []string) (status int, err error) {
 	var l launch
 	var copies paths
 	flags := flag.NewFlagSet("lane", flag.ContinueOnError)
+	flags.StringVar(&l.kernel, "kernel", "", "`file` of another kernel, with KVM and 9P built in")
 	flags.IntVar(&l.cpus, "cpus", 2, "`number` of CPUs")
 	flags.StringVar(&l.memory, "memory", "3G", "`size` of its memory")
 	flags.BoolVar(&l.icount, "icount", false, "make its clock an instruction count, a nanosecond each: no noise, one CPU at a time")
