@@ -178,7 +178,9 @@ func unixPair(t *testing.T) (a, b *net.UnixConn) {
 type fakeGuest struct {
 	play func(*guestSession)
 	all  sync.WaitGroup
-	// accept, if set, sees each stream first, and takes it if it returns true.
+	// before, if set, is called before a stream is opened; accept sees it first
+	// then, and takes it if it returns true.
+	before func(*fakeConn)
 	accept func(*fakeConn) bool
 
 	mu       sync.Mutex
@@ -192,11 +194,15 @@ type guestSession struct {
 	reader  *wire.Reader
 	mu      sync.Mutex
 	streams map[uint32]*fakeConn
+	closed  bool
 	came    chan struct{} // gets one for each stream
 }
 
 func (g *fakeGuest) dial(ctx context.Context) (Conn, error) {
 	host, guest := fakePair()
+	if g.before != nil {
+		g.before(guest)
+	}
 	g.all.Go(func() {
 		if g.accept == nil || !g.accept(guest) {
 			g.greet(guest)
@@ -237,6 +243,9 @@ func (g *fakeGuest) greet(c *fakeConn) {
 	case wire.StreamData:
 		s.mu.Lock()
 		s.streams[h.Number] = c
+		if s.closed {
+			c.Close()
+		}
 		s.mu.Unlock()
 		s.came <- struct{}{}
 	default:
@@ -279,6 +288,7 @@ func (s *guestSession) close() {
 	s.control.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	for _, c := range s.streams {
 		c.Close()
 	}

@@ -203,6 +203,9 @@ func Accept(from *net.UnixConn) (*Request, error) {
 	}
 	fd := first.Files[0]
 	first.Files = first.Files[1:]
+	if first.lost {
+		first.Close() // telling the shim takes a descriptor
+	}
 	q, err := newRequest(fd, first)
 	if err != nil {
 		return nil, err

@@ -45,6 +45,7 @@ type relay struct {
 	control  Conn    // nil until it is open
 	toGuest  *outbox // control messages; nil until then
 	answer   *time.Timer
+	runs     bool // guestinit has started the command
 	pid      uint32
 	noticed  bool
 	haveExit bool
@@ -298,6 +299,9 @@ func (r *relay) readShim() {
 		if r.terminal != nil {
 			r.terminal.restore()
 		}
+		if !r.started() {
+			r.cancel() // there is nothing that could outlive the shim
+		}
 	}
 }
 
@@ -356,7 +360,7 @@ func (r *relay) fromGuest(typ wire.Type, payload []byte) error {
 		}
 		r.answered()
 		r.mu.Lock()
-		r.pid = m.PID
+		r.runs, r.pid = true, m.PID
 		r.mu.Unlock()
 	case wire.TypeError:
 		var m wire.Error
@@ -444,6 +448,13 @@ func (r *relay) exit(m *wire.Exit, payload []byte) {
 	}
 	r.end()
 	r.shim.end(wire.TypeExit, payload)
+}
+
+// started reports whether guestinit has started the command.
+func (r *relay) started() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.runs
 }
 
 // exited reports whether guestinit has said how the command ended.
