@@ -44,7 +44,7 @@ func FuzzDevice(f *testing.F, s Spec) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		clear(mem.bytes)
 		d := &fuzzDriver{fuzzInput: &fuzzInput{b: data}, Spec: s}
-		d.run(t, &Memory{Memory: mem.Memory, Fd: mem.Fd, tb: t, bytes: mem.bytes, base: Base})
+		d.run(t, mem.For(t))
 	})
 }
 

@@ -56,6 +56,13 @@ func NewMemory(tb testing.TB, size int) *Memory {
 	return &Memory{Memory: m, Fd: fd, tb: tb, bytes: b, base: Base}
 }
 
+// For is m with failures reported to another test: one of a fuzz target's runs.
+func (m *Memory) For(tb testing.TB) *Memory {
+	c := *m
+	c.tb = tb
+	return &c
+}
+
 // Alloc sets n bytes aside, aligned to align (a power of two), and returns their
 // guest physical address. They are zero.
 func (m *Memory) Alloc(n, align int) uint64 {

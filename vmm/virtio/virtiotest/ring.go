@@ -52,11 +52,15 @@ type Ring struct {
 // the driver acks (virtio.RingFeatures matter here).
 func NewRing(tb testing.TB, mem *Memory, size uint16, features uint64) *Ring {
 	tb.Helper()
-	r := &Ring{Mem: mem, Size: size, Features: features, tb: tb, chains: make(map[uint16][]uint16)}
 	n := int(size)
-	r.Desc = mem.Alloc(16*n, 16)
-	r.Avail = mem.Alloc(8+2*n, 4)
-	r.Used = mem.Alloc(8+8*n, 4)
+	return NewRingAt(tb, mem, size, features, mem.Alloc(16*n, 16), mem.Alloc(8+2*n, 4), mem.Alloc(8+8*n, 4))
+}
+
+// NewRingAt is NewRing with its three parts at addresses where mem is zero.
+func NewRingAt(tb testing.TB, mem *Memory, size uint16, features, desc, avail, used uint64) *Ring {
+	tb.Helper()
+	r := &Ring{Mem: mem, Size: size, Features: features, tb: tb, chains: make(map[uint16][]uint16),
+		Desc: desc, Avail: avail, Used: used}
 	for i := range size {
 		r.free = append(r.free, size-1-i)
 	}
