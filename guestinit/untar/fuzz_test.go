@@ -205,6 +205,20 @@ func TestDamagedSparseMaps(t *testing.T) {
 	}
 }
 
+// Headers in front of headers, without end, take no memory without end.
+func TestManyHeaders(t *testing.T) {
+	i := file("f", "")
+	i.PAXRecords = map[string]string{"comment": string(bytes.Repeat([]byte("x"), 1<<20-100))}
+	one := i.sparse(t)
+	head := one[:len(one)-block]
+	_, err := unpack(t, bytes.Repeat(head, 9))
+	wantArchiveError(t, err, "headers too long")
+	_, err = unpack(t, slices.Concat(head, head, one, make([]byte, 2*block)))
+	if err != nil {
+		t.Errorf("with three MiB of headers: %v", err)
+	}
+}
+
 // sparse packs an entry with records that archive/tar's writer refuses.
 func (i item) sparse(t *testing.T) []byte {
 	t.Helper()

@@ -120,6 +120,8 @@ func (u *unpacker) next(tr *tar.Reader) (*tar.Header, error) {
 	h, err := tr.Next()
 	u.head = u.src.endHead()
 	switch {
+	case err == io.EOF && u.src.offset == 0:
+		return nil, &ArchiveError{Why: "it is empty"}
 	case err == io.EOF && !endsArchive(u.head):
 		return nil, &ArchiveError{Offset: u.src.offset, Why: "it is cut off: the blocks that end an archive are missing"}
 	case err == io.EOF:
@@ -149,6 +151,9 @@ func (u *unpacker) archiveError(err error, at int64) error {
 		return fmt.Errorf("read archive: %w", u.src.err)
 	case errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF):
 		return &ArchiveError{Offset: u.src.offset, Why: "it is cut off", Err: io.ErrUnexpectedEOF}
+	}
+	if at == 0 && u.src.offset == block {
+		return &ArchiveError{Why: "it is not a tar archive", Err: err}
 	}
 	return &ArchiveError{Offset: at, Why: "the header is damaged", Err: err}
 }

@@ -276,7 +276,7 @@ func TestTruncated(t *testing.T) {
 			t.Errorf("cut to %d of %d bytes: %v, want an ArchiveError", n, len(whole), err)
 		}
 	}
-	for n := 0; n < end; n += block {
+	for n := block; n < end; n += block {
 		_, err := unpack(t, whole[:n])
 		wantArchiveError(t, err, "cut off")
 	}
@@ -311,14 +311,15 @@ func TestDamagedHeader(t *testing.T) {
 }
 
 func TestNoArchive(t *testing.T) {
+	one := pack(t, file("f", "x"))
 	for _, tc := range []struct{ name, body, want string }{
-		{"nothing", "", "cut off"},
+		{"nothing", "", "it is empty"},
 		{"end only", strings.Repeat("\x00", 2*block), "no entries"},
 		{"global header only", string(pack(t, item{tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "x"}}, ""})), "no entries"},
-		{"text", strings.Repeat("text ", 1000), "the header is damaged"},
-		{"garbage behind", string(pack(t, file("f", ""))) + "garbage", "something follows the end"},
-		{"archive behind", strings.Repeat(string(pack(t, file("f", ""))), 2), "something follows the end"},
-		{"garbage after one block of zeroes", string(bytes.TrimRight(pack(t, file("f", "x")), "\x00")[:block]) + strings.Repeat("x", block), "the header is damaged"},
+		{"text", strings.Repeat("text ", 1000), "it is not a tar archive"},
+		{"garbage behind", string(one) + "garbage", "something follows the end"},
+		{"archive behind", strings.Repeat(string(one), 2), "something follows the end"},
+		{"garbage after one block of zeroes", string(one[:len(one)-block]) + strings.Repeat("x", block), "the header is damaged"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := unpack(t, []byte(tc.body))
