@@ -94,3 +94,26 @@ func TestWithoutHeader(t *testing.T) {
 		}
 	}
 }
+
+// The outer kernel of the nested lane is the guest's and more, and no edit of
+// what it alone has makes another guest kernel.
+func TestL1(t *testing.T) {
+	if L1.Key() == Guest.Key() || L1.Dir("c") == Guest.Dir("c") || !strings.Contains(L1.Dir("c"), "-l1-") {
+		t.Errorf("folders %s and %s", L1.Dir("c"), Guest.Dir("c"))
+	}
+	for _, all := range []struct{ guest, l1 []File }{
+		{Guest.Fragments(), L1.Fragments()}, {Guest.Patches(), L1.Patches()},
+	} {
+		if len(all.l1) <= len(all.guest) {
+			t.Fatalf("%d files, the guest has %d", len(all.l1), len(all.guest))
+		}
+		for i, f := range all.guest {
+			if all.l1[i] != f {
+				t.Errorf("%s is not the guest's %s", all.l1[i].Name, f.Name)
+			}
+			if strings.Contains(f.Name, "l1") {
+				t.Errorf("the guest's kernel has %s", f.Name)
+			}
+		}
+	}
+}

@@ -91,6 +91,9 @@ var guestProgram = sync.OnceValues(func() ([]byte, error) {
 	if b, err := os.ReadFile(path); err == nil {
 		return b, nil
 	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
 	cmd := exec.Command("go", "build", "-o", path+".new", "./testdata/guest")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
