@@ -263,8 +263,14 @@ func (s *session) readTerminal() {
 	}
 }
 
-// takeSignals passes signals on to the command.
+// takeSignals passes signals on to the command. Whoever sends one because of
+// something that the command did is right that it runs: the machine's word of
+// that has arrived, though it may not have been read.
 func (s *session) takeSignals() {
+	if !s.started {
+		s.receive()
+		s.messages()
+	}
 	if s.started {
 		s.signals.read(s.forward)
 	} else {
