@@ -55,6 +55,7 @@ func TestScripts(t *testing.T) {
 			"status":     cmdStatus,
 			"eventually": cmdEventually,
 			"samefile":   cmdSameFile,
+			"terminal":   cmdTerminal,
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {

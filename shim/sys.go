@@ -197,7 +197,7 @@ func release(table []wire.Descriptor) {
 func printError(e *wire.Error) {
 	text := "stile: " + e.Error() + "\n"
 	if e.Hint != "" {
-		text += e.Hint + "\n"
+		text += "stile: " + e.Hint + "\n"
 	}
 	say(text)
 }
