@@ -155,7 +155,7 @@ func (s *session) message(t wire.Type, body []byte) error {
 		}
 	case wire.TypeOutput:
 		if s.terminal.fd >= 0 {
-			s.display = append(s.display, body...)
+			s.display = append(s.display, s.terminal.output(body)...)
 			s.show()
 		}
 	case wire.TypeWant:

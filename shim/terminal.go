@@ -83,6 +83,16 @@ func (t *terminal) set(termios []byte) {
 	}
 }
 
+// output is what to write so that the terminal, in the modes that it has now,
+// shows b: another process of the pipeline or the shell may have set them.
+func (t *terminal) output(b []byte) []byte {
+	var now modes
+	if ioctl(t.fd, ioctlTCGETS2, unsafe.Pointer(&now)) != nil {
+		return b
+	}
+	return wire.TerminalOutput(now[:], b)
+}
+
 // restore undoes set where the machine was lost, unless somebody else has set
 // the modes since.
 func (t *terminal) restore() {
