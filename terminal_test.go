@@ -141,7 +141,7 @@ func (t *terminal) step(line string) error {
 	verb, rest, _ := strings.Cut(line, " ")
 	switch verb {
 	case "send":
-		text, err := strconv.Unquote(`"` + rest + `"`)
+		text, err := strconv.Unquote(`"` + strings.ReplaceAll(rest, `"`, `\"`) + `"`)
 		if err != nil {
 			return err
 		}
