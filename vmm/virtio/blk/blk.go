@@ -12,9 +12,12 @@
 //
 // # Order
 //
-// There is none between requests in flight, so a few goroutines take turns at
-// the ring: the one that has taken a request leaves the ring to the next and
-// does its I/O.
+// There is none between requests in flight. One goroutine empties the ring, and
+// answers at once the small reads whose bytes are in the host's page cache
+// (RWF_NOWAIT): the driver is called once for all it has found. The rest goes to
+// a few workers, which may wait for the medium and copy large requests side by
+// side. Measured with BenchmarkRead, against workers that take turns at the ring:
+// at depth 1 a cached read of 4 KiB costs an eighth less, for it wakes nobody.
 //
 // # Guest memory
 //
@@ -27,17 +30,21 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
-	"github.com/stilehq/stile/vmm/eventfd"
 	"github.com/stilehq/stile/vmm/virtio"
 )
 
 const (
 	queueSize = 256
 
-	// workers bounds the requests that are handled at one time. Most find their
-	// bytes in the page cache; each that does not holds a thread.
+	// workers bounds the requests that wait for the medium at one time, each of
+	// which holds a thread.
 	workers = 8
+
+	// quickRead is the most that the ring's goroutine reads itself: more is
+	// copied faster by several.
+	quickRead = 64 << 10
 
 	sectorSize = 512
 
@@ -132,11 +139,14 @@ func (d *Device) WriteConfig(uint32, []byte) {}
 type run struct {
 	dev          *Device
 	q            *virtio.Queue
-	fail         func(error)
 	writeThrough bool // the driver knows no flush
-	token        sync.Mutex
-	ended        bool // guarded by token
-	wg           sync.WaitGroup
+	fail         func(error)
+
+	server  virtio.Server      // the ring's goroutine
+	quick   worker             // its own
+	pending chan *virtio.Chain // for the workers; as many fit as the ring has
+	dropped atomic.Bool        // by Reset: what is pending is not begun
+	workers sync.WaitGroup
 }
 
 // Activate starts answering requests.
@@ -147,67 +157,85 @@ func (d *Device) Activate(a virtio.Activation) error {
 	if d.run != nil {
 		return errors.New("virtio-blk is active already")
 	}
-	r := &run{dev: d, q: a.Queues[0], fail: a.Fail, writeThrough: a.Features&featureFlush == 0}
+	q := a.Queues[0]
+	r := &run{dev: d, q: q, writeThrough: a.Features&featureFlush == 0, pending: make(chan *virtio.Chain, q.Size()),
+		fail: func(err error) { a.Fail(fmt.Errorf("virtio-blk: %w", err)) }}
+	r.quick.run = r
 	d.run = r
 	for range workers {
-		r.wg.Go(r.serve)
+		r.workers.Go(r.work)
 	}
+	r.server.Run(q, r.fail, r.empty)
 	return nil
 }
 
-// serve is one of the goroutines.
-func (r *run) serve() {
-	w := worker{run: r}
-	for {
-		c := r.next()
+// maxBatch is how many requests are answered before the driver is called.
+const maxBatch = 64
+
+// empty takes requests off the ring: the work of its goroutine.
+func (r *run) empty() (more bool, err error) {
+	r.q.DisableKicks()
+	n, answered := 0, false
+	for ; n < maxBatch; n++ {
+		c, err := r.q.Pop()
+		if err != nil {
+			return false, err
+		}
 		if c == nil {
-			return
+			break
+		}
+		if written, ok := r.quick.readNow(c); ok {
+			r.q.PushQuiet(c, written)
+			answered = true
+		} else {
+			r.pending <- c // there is room: no more are in flight than the ring has
+		}
+	}
+	if answered {
+		if err := r.q.Notify(); err != nil {
+			return false, err
+		}
+	}
+	return n == maxBatch || r.q.EnableKicks(), nil
+}
+
+// work answers what waits for a worker, until there is nothing and no more comes.
+func (r *run) work() {
+	w := worker{run: r}
+	for c := range r.pending {
+		if r.dropped.Load() {
+			continue
 		}
 		written, err := w.answer(c)
 		if err == nil {
 			err = r.q.Push(c, written)
 		}
-		if err != nil {
-			r.broken(err)
-			return
+		if err != nil { // the driver's fault: the rest is not worth an answer
+			r.fail(err)
+			r.dropped.Store(true)
+			r.q.Interrupt()
 		}
 	}
 }
 
-// next takes the next request off the ring; nil at the end.
-func (r *run) next() *virtio.Chain {
-	r.token.Lock()
-	defer r.token.Unlock()
-	if r.ended {
-		return nil
-	}
-	c, err := r.q.Next()
-	if err != nil {
-		r.ended = true
-		if !errors.Is(err, eventfd.ErrInterrupted) {
-			r.fail(fmt.Errorf("virtio-blk: %w", err))
-		}
-	}
-	return c
-}
-
-// broken ends all of the goroutines: the driver broke the rules.
-func (r *run) broken(err error) {
-	r.fail(fmt.Errorf("virtio-blk: %w", err))
-	r.q.Interrupt() // who waits at the ring
-}
-
-// Sleep answers what was taken off the ring, and stops.
-func (d *Device) Sleep() error {
+// stop ends all goroutines.
+func (d *Device) stop(drop bool) error {
 	r := d.run
 	if r == nil {
 		return nil
 	}
 	d.run = nil
-	err := r.q.Interrupt()
-	r.wg.Wait()
+	if drop {
+		r.dropped.Store(true)
+	}
+	err := r.server.Stop()
+	close(r.pending)
+	r.workers.Wait()
 	return err
 }
 
-// Reset stops, after the I/O that is under way. There is no state to forget.
-func (d *Device) Reset() { d.Sleep() }
+// Sleep answers what was taken off the ring, and stops.
+func (d *Device) Sleep() error { return d.stop(false) }
+
+// Reset stops, after the I/O that is under way; what was not begun is dropped.
+func (d *Device) Reset() { d.stop(true) }

@@ -50,6 +50,8 @@ func (v *volatile) ReadVec(bufs [][]byte, off int64) error {
 	return nil
 }
 
+func (v *volatile) ReadNow([][]byte, int64) bool { return false }
+
 func (v *volatile) WriteVec(bufs [][]byte, off int64) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()

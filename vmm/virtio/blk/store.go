@@ -18,6 +18,9 @@ type Store interface {
 	Size() uint64
 	// ReadVec fills bufs, all of them, from off on.
 	ReadVec(bufs [][]byte, off int64) error
+	// ReadNow is ReadVec if that needs no waiting, and reports whether it was
+	// done; if not, some of bufs may be filled.
+	ReadNow(bufs [][]byte, off int64) bool
 	// WriteVec writes bufs, all of them, from off on.
 	WriteVec(bufs [][]byte, off int64) error
 	// Sync makes stable what WriteVec, Discard and Zero had done when it was
@@ -80,6 +83,23 @@ func (s *File) control(fn func(fd int) error) error {
 // ReadVec implements Store. A file that has become shorter is io.ErrUnexpectedEOF.
 func (s *File) ReadVec(bufs [][]byte, off int64) error {
 	return s.vec(bufs, off, unix.Preadv)
+}
+
+// ReadNow implements Store: what is not in the page cache has to be waited for,
+// and so has all of it on a file system that can't tell.
+func (s *File) ReadNow(bufs [][]byte, off int64) bool {
+	n, want := 0, 0
+	for _, b := range bufs {
+		want += len(b)
+	}
+	if want == 0 || len(bufs) > maxVec {
+		return false
+	}
+	err := s.control(func(fd int) (err error) {
+		n, err = unix.Preadv2(fd, bufs, off, unix.RWF_NOWAIT)
+		return err
+	})
+	return err == nil && n == want
 }
 
 // WriteVec implements Store.
