@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stilehq/stile/vmm/memory"
 	"github.com/stilehq/stile/vmm/virtio"
 	"github.com/stilehq/stile/vmm/virtio/virtiotest"
 )
@@ -140,6 +141,29 @@ func TestTypedAhead(t *testing.T) {
 	in, got = d.In(16)
 	if n := d.Do(receiveQueue, in); n != 1 || got[0] != 'b' {
 		t.Errorf("typed %q of %d bytes", got, n)
+	}
+}
+
+// The receive ring is looked at when there is something to receive.
+func TestHostileReceive(t *testing.T) {
+	for name, breakRing := range virtiotest.Hostile {
+		t.Run(name, func(t *testing.T) {
+			term := newTerminal(t)
+			d := virtiotest.NewDriver(t, term, virtiotest.Buses["mmio"], 1<<20)
+			d.Start(^uint64(0), 0)
+			breakRing(d.Rings[receiveQueue])
+			if _, err := term.keys.Write([]byte("a")); err != nil {
+				t.Fatal(err)
+			}
+			d.FailedWith(virtio.ErrRing, memory.ErrRange)
+			d.Reset()
+			d.Forgive()
+			d.Start(^uint64(0), 0)
+			in, got := d.In(8)
+			if n := d.Do(receiveQueue, in); n != 1 || got[0] != 'a' {
+				t.Errorf("typed %q of %d bytes", got, n)
+			}
+		})
 	}
 }
 

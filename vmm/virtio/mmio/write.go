@@ -219,7 +219,8 @@ func (t *Transport) mirrorConfig() {
 	}
 }
 
-// configChanged is the device's word that its config space has changed.
+// configChanged is the device's word that its config space has changed. It reads
+// it then and there: the device must hold no lock that its ReadConfig takes.
 func (t *Transport) configChanged() {
 	t.page.mu.Lock()
 	if t.page.bytes != nil { // not closed

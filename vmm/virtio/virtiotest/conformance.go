@@ -86,7 +86,7 @@ func testBus(t *testing.T, s Spec, bus BusMaker) {
 	run("reset in flight", func(d *Driver) { testResetInFlight(d, s) })
 	run("reset while the driver goes on", func(d *Driver) { testResetUnderFire(d, s) })
 	run("memory changes under the device", func(d *Driver) { testScribble(d, s) })
-	for name, h := range hostile {
+	for name, h := range Hostile {
 		run("hostile/"+name, func(d *Driver) { testHostile(d, s, h) })
 	}
 }
@@ -322,8 +322,9 @@ func eventually(tb testing.TB, what string, ok func() bool) {
 	}
 }
 
-// hostile are the ways to break a ring that each device must notice.
-var hostile = map[string]func(r *Ring){
+// Hostile are the ways to break a ring that each device must notice, once it
+// looks at the ring.
+var Hostile = map[string]func(r *Ring){
 	"an endless chain": func(r *Ring) {
 		r.SetDesc(r.Desc, 0, Base, 1, DescNext, 1)
 		r.SetDesc(r.Desc, 1, Base, 1, DescNext, 0)

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stilehq/stile/vmm/memory"
 	"github.com/stilehq/stile/vmm/virtio"
 	"github.com/stilehq/stile/vmm/virtio/virtiotest"
 )
@@ -99,6 +100,33 @@ var spec = virtiotest.Spec{
 }
 
 func TestDevice(t *testing.T) { virtiotest.TestDevice(t, spec) }
+
+// The rx ring is looked at when there is something to send: a connection's
+// answer here.
+func TestHostileRx(t *testing.T) {
+	for name, breakRing := range virtiotest.Hostile {
+		t.Run(name, func(t *testing.T) {
+			d := virtiotest.NewDriver(t, newStation(t), virtiotest.Buses["mmio"], 16<<20)
+			d.Start(^uint64(0), 64)
+			breakRing(d.Rings[rxQueue])
+			d.Rings[rxQueue].ForceKick()
+			d.Do(txQueue, d.Out(packet(header{srcPort: 7, op: opRequest, bufAlloc: 1 << 16}, "")))
+			d.FailedWith(virtio.ErrRing, memory.ErrRange)
+			d.Reset()
+			d.Forgive()
+			spec.Work(started(d))
+		})
+	}
+}
+
+func started(d *virtiotest.Driver) *virtiotest.Driver {
+	d.Start(^uint64(0), 0)
+	s := d.Device.(*station)
+	for len(s.l.conns) > 0 { // the connection that was reset
+		<-s.l.conns
+	}
+	return d
+}
 
 // FuzzChains fuzzes rings and buffers; what is in well-formed buffers is
 // FuzzPackets' affair.
