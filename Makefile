@@ -12,7 +12,7 @@ export PATH := $(CACHE)/go/bin:$(PATH)
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 # The version says what buildvcs would, which fails in a checkout of another user.
-GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
+GO_BUILD := env CGO_ENABLED=0 go build -trimpath -buildvcs=false
 LDFLAGS := -s -w
 STILE_LDFLAGS := $(LDFLAGS) -X main.version=$(VERSION)
 SHIM_LDFLAGS := $(LDFLAGS) -E github.com/stilehq/stile/interop/early.entryBlocked
@@ -40,10 +40,13 @@ demo: build kernel
 	@testdata/demo.sh
 
 # The whole proof. Scripts run as the calling user, and when that is root as a
-# plain user too, for that is how people run stile.
+# plain user too, for that is how people run stile. At last the one file of make
+# dist, in a bare system.
 test: build kernel
 	@./deps.sh test
 	@testdata/test.sh
+	@testdata/dist.sh
+	@testdata/bare.sh
 
 # With what takes long: 10 GiB, a thousand commands, a day's worth of idling.
 test-long: build kernel
