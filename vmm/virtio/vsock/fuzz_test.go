@@ -126,7 +126,9 @@ func (g *fuzzGuest) take() {
 		c := g.credit[key]
 		switch {
 		case h.op == opRST:
-			delete(g.credit, key)
+			if h.srcCID == HostCID && h.typ == typeStream { // else it answers what was for nobody
+				delete(g.credit, key)
+			}
 		case h.op == opRW && c == nil:
 			g.Errorf("data for a connection that is none: %+v", h)
 		case h.op == opRW:
