@@ -125,12 +125,12 @@ type Transport struct {
 
 // A queue is what the driver has said about one virtqueue.
 type queue struct {
-	max                 uint16
-	size                uint32
-	desc, driver, devic uint64 // the specification's names: descriptor, driver and device area
-	ready               bool
-	base                uint16        // available index to go on from
-	queue               *virtio.Queue // while the device is active
+	max               uint16
+	size              uint32
+	desc, avail, used uint64 // GPAs of the descriptor, driver and device area
+	ready             bool
+	base              uint16        // available index to go on from
+	queue             *virtio.Queue // while the device is active
 }
 
 // New makes a Transport for dev. The caller closes it.

@@ -133,13 +133,13 @@ func (t *Transport) writeQueue(off, v uint32) {
 	case queueDescHigh:
 		set = func(q *queue) { high(&q.desc) }
 	case queueDriverLow:
-		set = func(q *queue) { low(&q.driver) }
+		set = func(q *queue) { low(&q.avail) }
 	case queueDriverHigh:
-		set = func(q *queue) { high(&q.driver) }
+		set = func(q *queue) { high(&q.avail) }
 	case queueDeviceLow:
-		set = func(q *queue) { low(&q.devic) }
+		set = func(q *queue) { low(&q.used) }
 	case queueDeviceHigh:
-		set = func(q *queue) { high(&q.devic) }
+		set = func(q *queue) { high(&q.used) }
 	default:
 		return
 	}
@@ -195,7 +195,7 @@ func (t *Transport) check(i uint32) error {
 // build makes the device's queue i of what the driver said.
 func (t *Transport) build(i uint32) (*virtio.Queue, error) {
 	q := &t.queues[i]
-	cfg := virtio.QueueConfig{Size: uint16(q.size), DescGPA: q.desc, AvailGPA: q.driver, UsedGPA: q.devic,
+	cfg := virtio.QueueConfig{Size: uint16(q.size), DescGPA: q.desc, AvailGPA: q.avail, UsedGPA: q.used,
 		Features: t.driver, Base: q.base}
 	return virtio.NewQueue(t.cfg.Memory, cfg, t.kicks[i], t.interrupt)
 }
