@@ -19,7 +19,7 @@ if ! "$stile" list --json | grep -q '"name": *"debian"'; then
 	say "Installing a Debian (once)"
 	"$stile" install debian
 fi
-"$stile" link -d debian grep git >/dev/null
+PATH=$links:$PATH "$stile" link -d debian grep git >/dev/null
 case $PWD/ in "$HOME"/* | /tmp/*) ;; *) "$stile" share "$PWD" >/dev/null ;; esac
 
 say "Cold and warm: the first command starts the machine, the next finds it"
