@@ -22,9 +22,11 @@ type signal struct {
 	pid    int32 // of the sender
 }
 
-// signals reads all signals that can be caught. Those that Go's runtime leaves
-// unblocked in its threads come through a handler and a pipe, the others, being
-// blocked everywhere, through a signalfd.
+// signals reads all signals that can be caught. This thread blocks all, so that they
+// come through a signalfd, unless another of the runtime's threads gets them first:
+// there the runtime unblocks what would kill (TERM, INT, HUP; blockableSig in its
+// signal_unix.go), what is a fault, and its own. So all have a handler, which
+// writes to a pipe.
 type signals struct {
 	fd   int
 	pipe int // its reading end
@@ -58,9 +60,12 @@ var (
 
 func handlerAddress() uintptr
 
-// unblocked lists the signals that the runtime never leaves blocked (_SigUnblock
-// in its sigtable).
-var unblocked = [...]int{4, 5, 7, 8, 11, 16, 17, 27, 32, 33, 34}
+// handled reports whether a signal gets the handler: not those that cannot have
+// one, and not those of job control, which the runtime leaves blocked, and whose
+// default action is wanted.
+func handled(n int) bool {
+	return n != int(syscall.SIGKILL) && (n < int(syscall.SIGCONT) || n > int(syscall.SIGTTOU))
+}
 
 func sigaction(n int, set, old *sigAction) {
 	syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(old)), 8, 0, 0)
@@ -82,14 +87,14 @@ func (s *signals) open() {
 	}
 	s.fd, s.pipe = int(fd), p[0]
 	signalPipe = int32(p[1])
-	for _, n := range unblocked {
-		var a sigAction
-		sigaction(n, nil, &a)
-		if runtimeHandler == 0 {
-			runtimeHandler = a.handler
+	// The runtime's own has the flags and the restorer that handlers need.
+	var a sigAction
+	sigaction(int(syscall.SIGSEGV), nil, &a)
+	runtimeHandler, a.handler = a.handler, handlerAddress()
+	for n := 1; n <= 64; n++ {
+		if handled(n) {
+			sigaction(n, &a, nil)
 		}
-		a.handler = handlerAddress()
-		sigaction(n, &a, nil)
 	}
 }
 
@@ -148,11 +153,13 @@ func (s *signals) local() {
 func raise(number int, group bool) {
 	var defaults sigAction
 	sigaction(number, &defaults, nil)
-	pid := syscall.Getpid()
-	if group {
-		pid = 0
+	if pid := syscall.Getpid(); group {
+		syscall.Kill(0, syscall.Signal(number))
+	} else {
+		// To this thread: another one that does not block it might take it, and
+		// race with what comes next here.
+		syscall.Tgkill(pid, pid, syscall.Signal(number))
 	}
-	syscall.Kill(pid, syscall.Signal(number))
 	sigmask(sigUnblock, 1<<(number-1))
 	sigmask(sigBlock, 1<<(number-1))
 }

@@ -2,14 +2,22 @@
 
 #define SYS_write 1
 
-// handler is the signal handler of those signals that Go's runtime never leaves
-// blocked: signal in DI, *siginfo_t in SI, context in DX. It writes the start of
-// siginfo_t to the pipe where somebody sent the signal (si_code <= 0), and leaves
-// it to the runtime's handler where the kernel made it, a fault for one.
+// faults are the signals that the kernel makes of what a thread does: ILL, TRAP,
+// BUS, FPE, SEGV, SYS. Bit n is signal n.
+#define faults 0x800009B0
+
+// handler is the signal handler: signal in DI, *siginfo_t in SI, context in DX. It
+// writes the start of siginfo_t to the pipe, and leaves faults of the program's own
+// (si_code > 0) to the runtime's handler.
 TEXT ·handler(SB),NOSPLIT|NOFRAME,$0
 	MOVL	8(SI), AX
 	CMPL	AX, $0
-	JGT	fault
+	JLE	send
+	MOVL	0(SI), CX
+	MOVL	$faults, AX
+	BTQ	CX, AX
+	JCS	fault
+send:
 	MOVQ	$SYS_write, AX
 	MOVLQSX	·signalPipe(SB), DI
 	MOVQ	$20, DX

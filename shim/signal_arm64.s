@@ -2,14 +2,22 @@
 
 #define SYS_write 64
 
-// handler is the signal handler of those signals that Go's runtime never leaves
-// blocked: signal in R0, *siginfo_t in R1, context in R2. It writes the start of
-// siginfo_t to the pipe where somebody sent the signal (si_code <= 0), and leaves
-// it to the runtime's handler where the kernel made it, a fault for one.
+// faults are the signals that the kernel makes of what a thread does: ILL, TRAP,
+// BUS, FPE, SEGV, SYS. Bit n is signal n.
+#define faults 0x800009B0
+
+// handler is the signal handler: signal in R0, *siginfo_t in R1, context in R2. It
+// writes the start of siginfo_t to the pipe, and leaves faults of the program's own
+// (si_code > 0) to the runtime's handler.
 TEXT ·handler(SB),NOSPLIT|NOFRAME,$0
 	MOVW	8(R1), R3
 	CMPW	$0, R3
-	BGT	fault
+	BLE	send
+	MOVWU	0(R1), R4
+	MOVD	$faults, R3
+	LSR	R4, R3, R3
+	TBNZ	$0, R3, fault
+send:
 	MOVW	·signalPipe(SB), R0
 	MOVD	$20, R2
 	MOVD	$SYS_write, R8

@@ -160,7 +160,7 @@ func readLink(path string) (string, error) {
 
 // say writes text to standard error, as far as that takes it at once.
 func say(text string) {
-	if !early.Open(2) {
+	if early.Recorded() && !early.Open(2) {
 		return
 	}
 	look := []pollFD{{fd: 2, events: pollOut}}
