@@ -43,6 +43,8 @@ zstd                                               zstd                    packs
 '
 bench='
 /usr/lib/qemu/virtiofsd                            qemu-system-common      the peer'\''s file server
+lz4                                                lz4                     unpacks the peer'\''s kernel
+depmod                                             kmod                    the peer'\''s modules
 ssh                                                openssh-client          the peer'\''s commands
 ssh-keygen                                         openssh-client          the peer'\''s keys
 '
