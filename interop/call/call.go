@@ -9,14 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
+	"os"
 	"time"
 
 	"github.com/stilehq/stile/interop/wire"
 )
 
-// ErrNoAnswer says that the other side went away, or gave no answer in time.
-// The connection is of no more use.
+// ErrNoAnswer says that the other side went away, or gave no answer in time. After
+// the latter the next call can still be made, and gets its own answer.
 var ErrNoAnswer = errors.New("no answer")
 
 // A Conn is what a Client needs of a connection. It is net.Conn but for what
@@ -28,16 +28,17 @@ type Conn interface {
 
 // A Client makes calls on a connection, one at a time.
 type Client struct {
-	mu     sync.Mutex
+	turn   chan struct{} // held by who calls
 	conn   Conn
 	reader *wire.Reader
+	last   uint64 // ID of a call
 	broken error
 }
 
 // NewClient makes a Client of a connection whose greeting, if it needs one, has
 // been sent. The Client closes it.
 func NewClient(conn Conn) *Client {
-	return &Client{conn: conn, reader: wire.NewReader(conn.Read)}
+	return &Client{turn: make(chan struct{}, 1), conn: conn, reader: wire.NewReader(conn.Read)}
 }
 
 // Close closes the connection; calls under way end with ErrNoAnswer.
@@ -55,19 +56,24 @@ func (c *Client) Do(ctx context.Context, name string, request, answer any) error
 		}
 		m.Body = body
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	if err := c.begin(ctx); err != nil {
+		return fmt.Errorf("%s: %w: %w", name, ErrNoAnswer, err)
+	}
+	defer c.end()
 	if c.broken != nil {
 		return c.broken
 	}
-	a, err := c.exchange(ctx, m)
+	a, whole, err := c.exchange(ctx, m)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		c.broken = fmt.Errorf("%s: %w: %w", name, ErrNoAnswer, err)
-		c.conn.Close()
-		return c.broken
+		err = fmt.Errorf("%s: %w: %w", name, ErrNoAnswer, err)
+		if !whole {
+			c.broken = err
+			c.conn.Close()
+		}
+		return err
 	}
 	if a.Err != nil {
 		return a.Err
@@ -81,34 +87,69 @@ func (c *Client) Do(ctx context.Context, name string, request, answer any) error
 	return nil
 }
 
-func (c *Client) exchange(ctx context.Context, m wire.Call) (wire.Answer, error) {
+// begin waits for the caller's turn.
+func (c *Client) begin(ctx context.Context) error {
+	select {
+	case c.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *Client) end() { <-c.turn }
+
+// bound makes what is done with the connection end with ctx, until the function
+// that it returns is called.
+func (c *Client) bound(ctx context.Context) (stop func()) {
 	c.conn.SetDeadline(time.Time{})
-	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
+	done := make(chan struct{})
+	unregister := context.AfterFunc(ctx, func() {
+		defer close(done)
+		c.conn.SetDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !unregister() {
+			<-done // or it would end the next caller's work
+		}
+	}
+}
+
+// exchange makes a call and reads its answer. After an error, whole is whether the
+// connection is still between two messages, as it is when no answer has come in
+// time: that one is then recognized by its ID, should it come.
+func (c *Client) exchange(ctx context.Context, m wire.Call) (a wire.Answer, whole bool, err error) {
+	defer c.bound(ctx)()
+	c.last++
+	m.ID = c.last
 	if _, err := c.conn.Write(wire.AppendMessage(nil, wire.TypeCall, m.Append(nil))); err != nil {
-		return wire.Answer{}, err
+		return a, false, err
 	}
 	for {
 		typ, payload, err := c.reader.Next()
 		if err != nil {
-			return wire.Answer{}, err
+			return a, errors.Is(err, os.ErrDeadlineExceeded), err
 		}
 		if typ != wire.TypeAnswer {
 			continue // of a newer peer
 		}
-		var a wire.Answer
-		return a, a.Parse(payload)
+		if err := a.Parse(payload); err != nil {
+			return a, false, err
+		}
+		if a.ID == m.ID {
+			return a, true, nil
+		}
 	}
 }
 
 // Wait returns when the other side has closed the connection, which is how it
 // says that something asked for has ended, or when ctx is done.
 func (c *Client) Wait(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.conn.SetDeadline(time.Time{})
-	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
+	if err := c.begin(ctx); err != nil {
+		return err
+	}
+	defer c.end()
+	defer c.bound(ctx)()
 	for {
 		if _, _, err := c.reader.Next(); err != nil {
 			return ctx.Err()
@@ -152,6 +193,7 @@ func Answer(ctx context.Context, conn io.ReadWriter, payload []byte, handle Hand
 	if err != nil {
 		a = wire.Answer{Err: AsError(err, m.Name)}
 	}
+	a.ID = m.ID
 	_, err = conn.Write(wire.AppendMessage(nil, wire.TypeAnswer, a.Append(nil)))
 	return err
 }

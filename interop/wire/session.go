@@ -640,11 +640,12 @@ func (r *Ready) Parse(payload []byte) error {
 type Call struct {
 	Name string
 	Body []byte
+	ID   uint64 // repeated by its Answer
 }
 
 // Append appends the payload of c to dst.
 func (c *Call) Append(dst []byte) []byte {
-	return AppendField(AppendString(dst, 1, c.Name), 2, c.Body)
+	return AppendUint(AppendField(AppendString(dst, 1, c.Name), 2, c.Body), 3, c.ID)
 }
 
 // Parse reads the payload of a Call.
@@ -656,6 +657,8 @@ func (c *Call) Parse(payload []byte) error {
 			c.Name = string(v)
 		case 2:
 			c.Body = append([]byte(nil), v...)
+		case 3:
+			return set(&c.ID, v)
 		}
 		return nil
 	})
@@ -665,6 +668,7 @@ func (c *Call) Parse(payload []byte) error {
 type Answer struct {
 	Err  *Error // nil: done
 	Body []byte
+	ID   uint64 // of the Call
 }
 
 // Append appends the payload of a to dst.
@@ -672,7 +676,7 @@ func (a *Answer) Append(dst []byte) []byte {
 	if a.Err != nil {
 		dst = AppendField(dst, 1, a.Err.Append(nil))
 	}
-	return AppendField(dst, 2, a.Body)
+	return AppendUint(AppendField(dst, 2, a.Body), 3, a.ID)
 }
 
 // Parse reads the payload of an Answer.
@@ -685,6 +689,8 @@ func (a *Answer) Parse(payload []byte) error {
 			return a.Err.Parse(v)
 		case 2:
 			a.Body = append([]byte(nil), v...)
+		case 3:
+			return set(&a.ID, v)
 		}
 		return nil
 	})

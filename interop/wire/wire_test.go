@@ -54,10 +54,10 @@ var messages = []message{
 	&Ready{},
 	&Ready{Version: 1, Generation: 2, Err: &Error{}, Kernel: "7.3.4"},
 	&Call{},
-	&Call{Name: "status", Body: []byte(`{"a":1}`)},
+	&Call{Name: "status", Body: []byte(`{"a":1}`), ID: 1 << 40},
 	&Answer{},
 	&Answer{Err: &Error{Code: 125, What: "x", Why: "y"}},
-	&Answer{Body: []byte("null")},
+	&Answer{Body: []byte("null"), ID: 7},
 }
 
 func fresh(m message) message { return reflect.New(reflect.TypeOf(m).Elem()).Interface().(message) }

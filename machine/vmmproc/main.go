@@ -277,13 +277,21 @@ func (p *process) handle(ctx context.Context, name string, body []byte) (any, er
 	return nil, errors.New("unknown call")
 }
 
-// guestLimit bounds each question to guestinit; orderly shutdown has its own
-// bound in the supervisor, which ends us.
-const guestLimit = 30 * time.Second
+// guestLimit bounds each question to guestinit. It is shorter than the supervisor
+// waits for its answer, so that its questions do not pile up here. An orderly
+// shutdown takes longer: the supervisor, which bounds it, then ends us.
+const (
+	guestLimit    = 4 * time.Second
+	shutdownLimit = 30 * time.Second
+)
 
 // ask makes a call of guestinit.
 func (p *process) ask(ctx context.Context, name string, request, answer any) error {
-	ctx, cancel := context.WithTimeout(ctx, guestLimit)
+	limit := guestLimit
+	if name == guest.CallShutdown {
+		limit = shutdownLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	p.guestMu.Lock()
 	defer p.guestMu.Unlock()
