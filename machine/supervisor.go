@@ -25,6 +25,7 @@ const (
 	guestLimit    = 5 * time.Second  // for a guest's answer to a question
 	shutdownLimit = 20 * time.Second // for a guest's orderly end
 	recheck       = 5 * time.Second  // between looks at what keeps a machine alive
+	acceptPause   = 10 * time.Millisecond
 )
 
 // A supervisor is the state of a running machine.
@@ -286,8 +287,13 @@ func (s *supervisor) endIfQuiet() bool {
 func (s *supervisor) accept(ctx context.Context) {
 	for {
 		conn, err := s.listener.AcceptUnix()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil {
+			// As many descriptors are open as may be: some will be closed.
+			time.Sleep(acceptPause)
+			continue
 		}
 		go s.serve(ctx, conn)
 	}
@@ -417,7 +423,7 @@ func (s *supervisor) report(ctx context.Context) Status {
 	}
 	st.Memory = s.spec.memory
 	if s.vm != nil {
-		st.Resident = resident(os.Getpid()) + resident(s.vm.qemu.PID()) + resident(s.vm.vmm.PID())
+		st.Resident = resident(os.Getpid()) + s.vm.resident()
 	}
 	return st
 }

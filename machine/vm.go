@@ -141,6 +141,17 @@ func (v *vm) kill() {
 	}
 }
 
+// resident is the host memory in bytes that both processes hold.
+func (v *vm) resident() (n uint64) {
+	if v.qemu != nil {
+		n += resident(v.qemu.PID())
+	}
+	if v.vmm != nil {
+		n += resident(v.vmm.PID())
+	}
+	return n
+}
+
 // ended is why the machine is no more, after one of its processes has ended:
 // the words of the one that ended by itself.
 func (v *vm) ended() error {
