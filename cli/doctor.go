@@ -25,7 +25,7 @@ import (
 func newDoctorCommand() *command {
 	var json bool
 	return &command{
-		name: "doctor", short: "Check what stile needs of this host, and tell the cure of what lacks",
+		name: "doctor", args: "[--json]", short: "Check what stile needs of this host, and tell the cure of what lacks",
 		long: `
 It ends with 0 if stile can work here, else with 1. A "note" is about something
 that is good to have.`,
@@ -111,6 +111,10 @@ func checkKVM(path string) check {
 	version, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), kvmGetAPIVersion, 0)
 	if errno != 0 || version != kvmAPIVersion {
 		c.Detail = fmt.Sprintf("%s is no KVM that stile knows (version %d)", path, int(version))
+		if errno != 0 {
+			c.Detail = fmt.Sprintf("%s is no KVM that stile knows: %v", path, errno)
+		}
+		c.Cure = "see what the device is: ls -l " + path
 		return c
 	}
 	c.Level = levelOK

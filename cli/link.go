@@ -53,7 +53,10 @@ func runLink(app *app, name, as string, args []string) error {
 		if as != "" {
 			l.Name = as
 		}
-		if err := distro.CheckLinkName(l.Name); err != nil || command == "" {
+		if command == "" {
+			return &wire.Error{Code: exitStile, What: `link ""`, Why: "a command has a name"}
+		}
+		if err := distro.CheckLinkName(l.Name); err != nil {
 			return err
 		}
 		links = append(links, l)
@@ -110,7 +113,7 @@ func newUnlinkCommand() *command {
 func newLinksCommand() *command {
 	var json bool
 	return &command{
-		name: "links", short: "List the links",
+		name: "links", args: "[--json]", short: "List the links",
 		flags: func(f *pflag.FlagSet) { jsonFlag(f, &json) },
 		run: func(ctx context.Context, app *app, args []string) error {
 			return runLinks(app, json)

@@ -14,7 +14,7 @@ import (
 func newListCommand() *command {
 	var json bool
 	return &command{
-		name: "list", aliases: []string{"ls"}, short: "List the distros",
+		name: "list", args: "[--json]", aliases: []string{"ls"}, short: "List the distros",
 		long: `
 SIZE is what a distro takes of the host's disk. The default distro, which
 commands use where none is named, has a star.`,

@@ -133,7 +133,7 @@ func newSharesCommand() *command {
 	var json bool
 	var name string
 	return &command{
-		name: "shares", args: "[-d NAME]", short: "List the folders that are shared",
+		name: "shares", args: "[-d NAME] [--json]", short: "List the folders that are shared",
 		flags: func(f *pflag.FlagSet) {
 			distroFlag(f, &name)
 			jsonFlag(f, &json)

@@ -11,7 +11,7 @@ import (
 func newStartCommand() *command {
 	var quiet bool
 	return &command{
-		name: "start", args: "[NAME]", max: 1,
+		name: "start", args: "[NAME] [--quiet]", max: 1,
 		short: "Start a distro's machine and wait until it is up",
 		long: `
 There is no need to: the first command that needs the machine starts it. It ends

@@ -16,7 +16,7 @@ import (
 func newStatusCommand() *command {
 	var json bool
 	return &command{
-		name: "status", args: "[NAME]", max: 1,
+		name: "status", args: "[NAME] [--json]", max: 1,
 		short: "Show which machines run, and what keeps them",
 		flags: func(f *pflag.FlagSet) { jsonFlag(f, &json) },
 		run: func(ctx context.Context, app *app, args []string) error {
