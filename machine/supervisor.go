@@ -80,7 +80,7 @@ func (s *supervisor) run(ctx context.Context) error {
 	case <-vm.vmm.Done():
 		err = vm.ended()
 	case <-ctx.Done():
-		s.end(false)
+		s.end(false, fmt.Sprint(context.Cause(ctx)))
 		err = s.shutdown()
 	case <-s.ending:
 		err = s.shutdown()
@@ -97,10 +97,13 @@ func errOr(err error, words string) error {
 	return err
 }
 
-// end asks for the machine's end, in order or at once.
-func (s *supervisor) end(force bool) {
+// end asks for the machine's end, in order or at once. The log tells why.
+func (s *supervisor) end(force bool, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.spec.console != nil {
+		fmt.Fprintf(s.spec.console, "stile: distro %s: ends: %s\n", s.spec.guest.Distro, why)
+	}
 	closeOnce(s.ending)
 	if force {
 		closeOnce(s.forced)
@@ -190,7 +193,7 @@ func (s *supervisor) events() {
 			}
 			if r.Err != nil {
 				s.failed(r.Err)
-				s.end(true)
+				s.end(true, r.Err.Error())
 				continue
 			}
 			s.mu.Lock()
@@ -222,7 +225,7 @@ func (s *supervisor) watchStart(ctx context.Context) {
 		s.failed(&wire.Error{Code: 125, What: "distro " + s.spec.guest.Distro,
 			Why:  fmt.Sprintf("the guest did not come up within %v", startLimit),
 			Hint: "see: stile logs " + s.spec.guest.Distro})
-		s.end(true)
+		s.end(true, "it did not come up in time")
 	}
 }
 
@@ -278,7 +281,7 @@ func (s *supervisor) endIfQuiet() bool {
 	quiet := s.sessions == 0 && time.Since(s.quiet) >= s.idle
 	s.mu.Unlock()
 	if quiet {
-		s.end(false)
+		s.end(false, "nothing has needed it for "+s.idle.String())
 	}
 	return quiet
 }
@@ -387,7 +390,7 @@ func (s *supervisor) handle(ctx context.Context, name string, body []byte) (any,
 		if err := json.Unmarshal(body, &r); err != nil {
 			return nil, err
 		}
-		s.end(r.Force)
+		s.end(r.Force, "stile stop")
 		return nil, nil
 	case callShare, callUnshare:
 		var share guest.Share
