@@ -21,12 +21,23 @@ var echo = map[string]string{
 	"fish": `string join : $PATH; true`,
 }
 
+// lookShell finds a shell; where the host has none a test of that name is skipped,
+// so that the run counts it.
+func lookShell(t *testing.T, shell string) string {
+	t.Helper()
+	path, err := exec.LookPath(shell)
+	if err != nil {
+		t.Run(shell, func(t *testing.T) { t.Skipf("the host has no %s", shell) })
+		return ""
+	}
+	return path
+}
+
 func TestInitPutsLinksFirstOnce(t *testing.T) {
 	folders := []string{"/home/u/.local/share/stile/bin", "/home/it's/my $HOME/*/[a]/stile/bin", `/back\slash/bin`}
 	for _, shell := range Shells() {
-		path, err := exec.LookPath(shell)
-		if err != nil {
-			t.Logf("the host has no %s", shell)
+		path := lookShell(t, shell)
+		if path == "" {
 			continue
 		}
 		for _, links := range folders {
@@ -67,9 +78,8 @@ func TestInitAmongUsersOwn(t *testing.T) {
 		{"zsh", "setopt aliases ksharrays shwordsplit globsubst nullglob noclobber; alias export=false local=false builtin=false"},
 		{"zsh", "typeset -U path"},
 	} {
-		path, err := exec.LookPath(tc.shell)
-		if err != nil {
-			t.Logf("the host has no %s", tc.shell)
+		path := lookShell(t, tc.shell)
+		if path == "" {
 			continue
 		}
 		links := filepath.Join(t.TempDir(), "bin")
