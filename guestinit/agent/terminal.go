@@ -413,16 +413,25 @@ func (t *terminal) mirror(foreground bool) {
 		return
 	}
 	t.foreground = foreground
+	before := t.foregroundGroup()
 	if !foreground {
-		t.saved = t.foregroundGroup()
+		t.saved = before
 		t.s.process.Background()
-		return
-	}
-	group := t.group
-	if t.saved > 0 {
-		if g := groupInside(t.saved); g > 0 {
-			group = g
+	} else {
+		group := t.group
+		if t.saved > 0 {
+			if g := groupInside(t.saved); g > 0 {
+				group = g
+			}
 		}
+		t.s.process.Foreground(group)
 	}
-	t.s.process.Foreground(group)
+	// The sitter does it, when it is scheduled; what comes next relies on it.
+	for end := time.Now().Add(mirrorLimit); t.foregroundGroup() == before && time.Now().Before(end); {
+		time.Sleep(100 * time.Microsecond)
+	}
 }
+
+// mirrorLimit bounds the wait for a sitter: one whose group already was in the
+// foreground changes nothing that could be seen.
+const mirrorLimit = 200 * time.Millisecond

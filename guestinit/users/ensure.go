@@ -54,6 +54,9 @@ func Shell(open Files, shell string) string {
 	return "/bin/sh"
 }
 
+// noLogin are the shells of users who are no persons.
+var noLogin = map[string]bool{"nologin": true, "false": true, "sync": true}
+
 // withUser is /etc/passwd with the user in it. A line of the same name becomes
 // the user's; otherwise his is put before the first line with his uid, so that
 // the uid's name is his.
@@ -71,7 +74,10 @@ func withUser(b []byte, u guest.User, shell string) []byte {
 			continue // a second line of that name
 		case e.Name == u.Name:
 			done = true
-			if e.UID != u.UID || e.GID != u.GID || e.Home != u.Home && u.UID != 0 {
+			if noLogin[filepath.Base(e.Shell)] {
+				e.Shell = shell // a service's name in the distro, a person's on the host
+			}
+			if e.UID != u.UID || e.GID != u.GID || e.Shell != f[6] || e.Home != u.Home && u.UID != 0 {
 				line = mine(f[4], e.Shell)
 			}
 		case e.UID == u.UID && !named(b, u.Name):
