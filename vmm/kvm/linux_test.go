@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stilehq/stile/vmm"
 	"github.com/stilehq/stile/vmm/virtio"
 	"github.com/stilehq/stile/vmm/virtio/rng"
@@ -133,8 +135,11 @@ func TestPause(t *testing.T) {
 		if err := g.Pause(); err != nil {
 			t.Errorf("Pause of a paused machine: %v", err)
 		}
-		before, exits := g.output(), g.Stats()
+		before, exits, switches := g.output(), g.Stats(), contextSwitches(t)
 		time.Sleep(200 * time.Millisecond)
+		if n := contextSwitches(t) - switches; n > 500 {
+			t.Errorf("%d context switches while the machine is paused", n)
+		}
 		if after := g.output(); after != before {
 			t.Fatalf("the guest prints while it is paused: %q", after[len(before):])
 		}
@@ -161,6 +166,16 @@ func TestPause(t *testing.T) {
 	if out := g.output(); strings.Contains(out, "stall") || strings.Contains(out, "lockup") {
 		t.Errorf("the guest took the pause for a hang of its own:\n%s", out)
 	}
+}
+
+// contextSwitches is how often a thread of this process went to sleep.
+func contextSwitches(t *testing.T) int64 {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return u.Nvcsw
 }
 
 // A machine may be paused at any moment of its boot, and from several sides.

@@ -104,10 +104,12 @@ func (m *Machine) detach(c *vcpu) {
 func (m *Machine) obey(c *vcpu) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for m.state == paused {
+	if m.state == paused {
 		m.parked++
-		m.changed.Broadcast()
-		m.changed.Wait()
+		m.changed.Broadcast() // once: two parked threads would wake each other for ever
+		for m.state == paused {
+			m.changed.Wait()
+		}
 		m.parked--
 	}
 	if m.state == ended {
