@@ -74,7 +74,7 @@ func testBus(t *testing.T, s Spec, bus BusMaker) {
 	}
 	run("small rings", func(d *Driver) {
 		d.Start(^uint64(0), 16)
-		for range 40 { // the rings go round
+		for range 20 { // the rings go round
 			s.Work(d)
 		}
 		d.noFailure()

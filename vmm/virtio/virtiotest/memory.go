@@ -11,9 +11,6 @@ import (
 	"github.com/stilehq/stile/vmm/memory"
 )
 
-// pageSize is what Alloc rounds rings up to.
-const pageSize = 4096
-
 // Memory is guest memory that a test hands out from the bottom up. It is mapped,
 // not allocated: driver and device share it without the locks that the race
 // detector looks for, as a guest and its host do.

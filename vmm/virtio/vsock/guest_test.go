@@ -170,20 +170,6 @@ func (g *guest) send(h header, payload []byte) {
 	g.tx.Kick()
 }
 
-// txIdle waits until the device has handled everything that was sent.
-func (g *guest) txIdle() {
-	g.t.Helper()
-	g.txMu.Lock()
-	defer g.txMu.Unlock()
-	for g.tx.InFlight() > 0 {
-		head, _, ok := g.tx.WaitUsed(10 * time.Second)
-		if !ok {
-			g.t.Fatal("the device takes no tx packets")
-		}
-		g.txBufs = append(g.txBufs, g.bufOf[head])
-	}
-}
-
 func (g *guest) deliver(b []byte) {
 	var h header
 	h.decode((*[headerSize]byte)(b))
