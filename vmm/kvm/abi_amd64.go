@@ -1,5 +1,7 @@
 package kvm
 
+//lint:file-ignore U1000 the structures are the kernel's, to the last field
+
 import "unsafe"
 
 // Structures of include/uapi/linux/kvm.h and arch/x86/include/uapi/asm/kvm.h,
@@ -120,7 +122,6 @@ const (
 	capIRQChip          = 0
 	capUserMemory       = 3
 	capExtCPUID         = 7
-	capNrVCPUs          = 9
 	capIRQFD            = 32
 	capPIT2             = 33
 	capIOEventFD        = 36
@@ -132,12 +133,7 @@ const (
 
 // Reasons of an exit.
 const (
-	exitUnknown       = 0
-	exitException     = 1
 	exitIO            = 2
-	exitHypercall     = 3
-	exitDebug         = 4
-	exitHLT           = 5
 	exitMMIO          = 6
 	exitShutdown      = 8
 	exitFailEntry     = 9

@@ -36,8 +36,11 @@ func main() {
 			}
 		case "spin":
 			fmt.Println("spinning")
+			//lint:ignore SA5002 that is what it is for
 			for {
 			}
+		case "echo":
+			echo()
 		case "nothing":
 		default:
 			fmt.Printf("guest: can't do %q\n", do)
@@ -113,4 +116,29 @@ func disk() {
 	_, err = f.WriteAt(b, 8192)
 	check("write the disk", err)
 	check("flush", f.Sync())
+}
+
+// echo gives the bytes of one connection to vsock port 1000 back.
+func echo() {
+	l, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
+	check("socket", err)
+	check("bind", unix.Bind(l, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: 1000}))
+	check("listen", unix.Listen(l, 1))
+	fmt.Println("listening")
+	c, _, err := unix.Accept(l)
+	check("accept", err)
+	b := make([]byte, 64<<10)
+	for {
+		n, err := unix.Read(c, b)
+		check("read", err)
+		if n == 0 {
+			break
+		}
+		for done := 0; done < n; {
+			k, err := unix.Write(c, b[done:n])
+			check("write", err)
+			done += k
+		}
+	}
+	unix.Close(c)
 }

@@ -2,12 +2,15 @@ package kvm
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +19,7 @@ import (
 	"github.com/stilehq/stile/vmm"
 	"github.com/stilehq/stile/vmm/virtio"
 	"github.com/stilehq/stile/vmm/virtio/rng"
+	"github.com/stilehq/stile/vmm/virtio/vsock"
 )
 
 // The guest's own view of a machine, and what the boot cost.
@@ -203,6 +207,75 @@ func TestPauseBoot(t *testing.T) {
 		t.Errorf("%d pauses", paused)
 	}
 	t.Logf("%d pauses", paused)
+}
+
+// A device of the caller's moves bytes by kicks and interrupts alone, through
+// pauses, and loses none.
+func TestDevice(t *testing.T) {
+	needKVM(t)
+	leaksNothing(t)
+	dev := vsock.New(42)
+	defer dev.Close()
+	g := startLinux(t, vmm.Config{CPUs: 2, Devices: []virtio.Device{dev}}, "echo")
+	g.waitOutput("listening\n")
+	c, err := dev.Dial(t.Context(), 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(patience))
+	before := g.Stats()
+
+	const size = 4 << 20
+	sent, got := sha256.New(), sha256.New()
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		b := make([]byte, 32<<10)
+		for i := 0; i < size; i += len(b) {
+			for j := range b {
+				b[j] = byte((i + j) * 131 >> 7)
+			}
+			sent.Write(b)
+			if _, err := c.Write(b); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+		c.CloseWrite()
+	})
+	stop, pausing := make(chan struct{}), sync.WaitGroup{}
+	pauses := 0
+	pausing.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			if err := errors.Join(g.Pause(), g.Resume()); err != nil {
+				t.Error(err)
+				return
+			}
+			pauses++
+		}
+	})
+	n, err := io.Copy(got, c)
+	close(stop)
+	pausing.Wait()
+	writing.Wait()
+	if n != size || err != nil || !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
+		t.Errorf("of %d bytes %d came back, %v", size, n, err)
+	}
+	after := g.Stats()
+	for r, n := range after.MMIO {
+		if n != before.MMIO[r] {
+			t.Errorf("%d exits for register %#x of %s", n-before.MMIO[r], r.Register, r.Device)
+		}
+	}
+	t.Logf("%d bytes both ways, %d pauses; exits %v before, %v after", n, pauses, before.Exits, after.Exits)
+	c.Close()
+	if err := g.wait(); err != nil {
+		t.Error(err)
+	}
 }
 
 // A power cut, whatever the guest is doing.
