@@ -2,15 +2,11 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
-	"os/user"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -19,6 +15,8 @@ import (
 	"github.com/stilehq/stile/distro"
 	"github.com/stilehq/stile/distro/debian"
 	"github.com/stilehq/stile/distro/payload"
+	"github.com/stilehq/stile/machine"
+	"github.com/stilehq/stile/vmm/kvm"
 	"github.com/stilehq/stile/vmm/qemu"
 )
 
@@ -54,7 +52,7 @@ type check struct {
 func runDoctor(ctx context.Context, app *app, json bool) error {
 	dirs := app.store.Dirs
 	checks := []check{
-		checkKVM("/dev/kvm"),
+		checkKVM(machine.KVMSupport(app.store.Dirs)),
 		checkQEMU(ctx),
 		checkKernel(dirs),
 		checkParts(),
@@ -82,60 +80,16 @@ func runDoctor(ctx context.Context, app *app, json bool) error {
 	return nil
 }
 
-// kvmGetAPIVersion is KVM_GET_API_VERSION, whose answer has been 12 since 2007
-// (Documentation/virt/kvm/api.rst, 4.1).
-const (
-	kvmGetAPIVersion = 0xAE00
-	kvmAPIVersion    = 12
-)
-
-// checkKVM looks at the device only: machines run on QEMU whatever it says, so
-// nothing here is a problem.
-func checkKVM(path string) check {
-	c := check{Name: "KVM", Level: levelNote}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		c.Detail = "there is no " + path + "; machines run on QEMU, emulated"
-		c.Cure = "switch virtualization on in the firmware, or nested virtualization on in the VM that this is; then: sudo modprobe -a kvm_intel kvm_amd"
-		return c
-	case errors.Is(err, fs.ErrPermission):
-		c.Detail = "this user may not open " + path
-		c.Cure = "become a member of its group and log in anew: sudo usermod -aG " + groupOf(path) + " $USER"
-		return c
-	case err != nil:
-		c.Detail, c.Cure = err.Error(), "see whether its module is loaded: lsmod | grep kvm"
-		return c
+// checkKVM says whether machines can run on KVM. Without it they run on QEMU,
+// emulated: slower, but all the same.
+func checkKVM(r kvm.Result) check {
+	c := check{Name: "KVM", Level: levelNote, Detail: r.Reason + "; machines run on QEMU, emulated", Cure: r.Hint}
+	if r.Support == kvm.Usable {
+		c.Level, c.Detail = levelOK, r.Reason
+	} else if c.Cure == "" {
+		c.Cure = "nothing to do here; a host with hardware virtualization, or nested virtualization in the VM that this is, makes it fast"
 	}
-	defer f.Close()
-	version, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), kvmGetAPIVersion, 0)
-	if errno != 0 || version != kvmAPIVersion {
-		c.Detail = fmt.Sprintf("%s is no KVM that stile knows (version %d)", path, int(version))
-		if errno != 0 {
-			c.Detail = fmt.Sprintf("%s is no KVM that stile knows: %v", path, errno)
-		}
-		c.Cure = "see what the device is: ls -l " + path
-		return c
-	}
-	c.Level = levelOK
-	c.Detail = path + " opens; not used yet: machines run on QEMU, emulated"
 	return c
-}
-
-// groupOf is the name of a file's group.
-func groupOf(path string) string {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "kvm"
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return "kvm"
-	}
-	if g, err := user.LookupGroupId(strconv.Itoa(int(st.Gid))); err == nil && st.Gid != 0 {
-		return g.Name
-	}
-	return "kvm"
 }
 
 func checkQEMU(ctx context.Context) check {

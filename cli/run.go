@@ -19,14 +19,15 @@ import (
 
 // runFlags are those of run and shell.
 type runFlags struct {
-	distro, user, cd string
-	env              []string
+	distro, user, cd, engine string
+	env                      []string
 }
 
 func (r *runFlags) define(f *pflag.FlagSet) {
 	distroFlag(f, &r.distro)
 	f.StringVarP(&r.user, "user", "u", "", "run as this `user` of the distro; by default the host's user")
 	f.StringVar(&r.cd, "cd", "", "run in this `folder` of the guest; by default the current one")
+	engineFlag(f, &r.engine)
 	f.StringArrayVarP(&r.env, "env", "e", nil, "set `NAME[=VALUE]`; without a value that of the calling shell")
 }
 
@@ -42,18 +43,23 @@ status, or by the signal that killed it. 125 is a failure of stile's own, 126 a
 command that can't be executed, 127 one that is not there.`,
 		flags: flags.define,
 		run: func(ctx context.Context, app *app, args []string) error {
-			return runRun(app, &flags, args)
+			return runRun(ctx, app, &flags, args)
 		},
 	}
 }
 
-func runRun(app *app, flags *runFlags, args []string) error {
+func runRun(ctx context.Context, app *app, flags *runFlags, args []string) error {
 	record, err := flags.record(app)
 	if err != nil {
 		return err
 	}
 	if args[0] == "" {
 		return &wire.Error{Code: 127, What: `""`, Why: "no such command"}
+	}
+	if flags.engine != "" {
+		if err := startOn(ctx, app, record.Distro, flags.engine); err != nil {
+			return err
+		}
 	}
 	return execShim(app, record, args)
 }

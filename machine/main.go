@@ -16,7 +16,6 @@ import (
 	"github.com/stilehq/stile/distro"
 	"github.com/stilehq/stile/distro/payload"
 	"github.com/stilehq/stile/interop/guest"
-	"github.com/stilehq/stile/vmm/qemu"
 )
 
 // Command is the subcommand of stile that calls Main.
@@ -82,9 +81,11 @@ func open(ctx context.Context, store *distro.Store, name, version string) (_ *ho
 	if s.stile, err = os.Executable(); err != nil {
 		return nil, fmt.Errorf("find stile's own program: %w", err)
 	}
-	if _, err := qemu.Find(); err != nil {
-		return nil, noQEMU(err)
+	choice, err := ChooseEngine(store.Dirs, settings.Engine)
+	if err != nil {
+		return nil, err
 	}
+	s.engine = choice.Engine
 	if s.kernel, err = payload.Kernel(store.Dirs); err != nil {
 		return nil, err
 	}
@@ -124,13 +125,10 @@ func open(ctx context.Context, store *distro.Store, name, version string) (_ *ho
 		return nil, err
 	}
 	h.supervisor = newSupervisor(s, settings.Idle, Status{
-		Distro: name, Engine: "qemu", Why: engineWhy, Version: version, Since: time.Now(),
+		Distro: name, Engine: string(choice.Engine), Why: choice.Why, Version: version, Since: time.Now(),
 	}, listener)
 	return h, nil
 }
-
-// engineWhy says why the machine runs on the engine that it runs on.
-const engineWhy = "the only engine there is so far"
 
 // openDisk opens the disk, waiting for a machine that is just ending.
 func openDisk(ctx context.Context, d *distro.Distro) (*os.File, error) {

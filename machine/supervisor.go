@@ -75,7 +75,7 @@ func (s *supervisor) run(ctx context.Context) error {
 	go s.watchIdle(ctx)
 
 	select {
-	case <-vm.qemu.Done():
+	case <-vm.guestGone():
 		err = vm.ended()
 	case <-vm.vmm.Done():
 		err = vm.ended()
@@ -139,7 +139,7 @@ func (s *supervisor) shutdown() error {
 	err := s.vm.calls.Do(ctx, vmmproc.CallShutdown, nil, nil)
 	if err == nil {
 		select {
-		case <-s.vm.qemu.Done():
+		case <-s.vm.guestGone():
 			return nil
 		case <-ctx.Done():
 			err = ctx.Err()

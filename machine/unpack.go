@@ -13,33 +13,39 @@ import (
 	"github.com/stilehq/stile/interop/guest"
 	"github.com/stilehq/stile/interop/wire"
 	"github.com/stilehq/stile/machine/vmmproc"
-	"github.com/stilehq/stile/vmm/qemu"
 )
 
 // importMemory is the guest memory of an import, whatever the distro's settings
 // say: page cache is all that it is for.
 const importMemory = 1 << 30
 
-// Unpacker returns the function that fills an empty image with a tar stream: it
+// Unpacker returns the function that fills an empty image with a tar stream, on
+// the engine that is configured for all distros: it
 // boots a guest whose guestinit unpacks, as root, so that owners, devices and
 // attributes are kept whoever runs it, and no archive touches the host. The
 // image is whole, or of no use if there is an error.
 func Unpacker(dirs distro.Dirs) distro.Unpacker {
 	return func(ctx context.Context, image *os.File, archive io.Reader) error {
-		return unpack(ctx, dirs, image, archive)
+		config, err := distro.LoadConfig(dirs)
+		if err != nil {
+			return err
+		}
+		return unpack(ctx, dirs, config.Settings("").Engine, image, archive)
 	}
 }
 
-func unpack(ctx context.Context, dirs distro.Dirs, image *os.File, archive io.Reader) error {
+func unpack(ctx context.Context, dirs distro.Dirs, asked distro.Engine, image *os.File, archive io.Reader) error {
 	s := &spec{cpus: 1, memory: importMemory, disk: image,
 		guest: guest.Config{Mode: guest.ModeImport, Hostname: "import", Root: "/dev/vda"}}
 	var err error
 	if s.stile, err = os.Executable(); err != nil {
 		return fmt.Errorf("find stile's own program: %w", err)
 	}
-	if _, err := qemu.Find(); err != nil {
-		return noQEMU(err)
+	choice, err := ChooseEngine(dirs, asked)
+	if err != nil {
+		return err
 	}
+	s.engine = choice.Engine
 	if s.kernel, err = payload.Kernel(dirs); err != nil {
 		return err
 	}
@@ -101,7 +107,7 @@ func (v *vm) importTar(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-	case <-v.qemu.Done():
+	case <-v.guestGone():
 		return fmt.Errorf("unpack: %w", v.ended())
 	case <-v.vmm.Done():
 		return fmt.Errorf("unpack: %w", v.ended())
@@ -112,7 +118,7 @@ func (v *vm) importTar(ctx context.Context) error {
 		return fmt.Errorf("unpack: end of the guest: %w", err)
 	}
 	select {
-	case <-v.qemu.Done():
+	case <-v.guestGone():
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("unpack: end of the guest: %w", ctx.Err())

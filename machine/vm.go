@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stilehq/stile/distro"
 	"github.com/stilehq/stile/interop/call"
 	"github.com/stilehq/stile/interop/guest"
 	"github.com/stilehq/stile/interop/session"
@@ -21,11 +22,13 @@ import (
 	"github.com/stilehq/stile/vmm"
 	"github.com/stilehq/stile/vmm/boot"
 	"github.com/stilehq/stile/vmm/child"
+	"github.com/stilehq/stile/vmm/kvm"
 	"github.com/stilehq/stile/vmm/qemu"
 )
 
 // A spec is what it takes to start a virtual machine.
 type spec struct {
+	engine    distro.Engine
 	stile     string // path of the stile binary
 	kernel    string // path of vmlinux
 	guestInit []byte
@@ -39,9 +42,10 @@ type spec struct {
 	input     *os.File     // for guest.ModeImport: the tar stream; stays the caller's
 }
 
-// A vm is the processes of one virtual machine: QEMU and the vmm process.
+// A vm is the processes of one virtual machine: the vmm process, and QEMU where
+// that is the engine.
 type vm struct {
-	qemu  *qemu.Process
+	qemu  *qemu.Process // nil with the kvm engine, whose machine is in the vmm process
 	vmm   *child.Process
 	serve *net.UnixConn // sessions to the vmm process, events from it
 	calls *call.Client  // to the vmm process
@@ -71,29 +75,63 @@ func startVM(ctx context.Context, s *spec) (_ *vm, err error) {
 	}
 	defer initramfs.Close()
 
+	files, err := v.engineFiles(s, kernel, initramfs)
+	for _, f := range files.close {
+		defer f.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := v.startVMM(s, files.pass); err != nil {
+		return nil, err
+	}
+	return v, v.calls.Do(ctx, vmmproc.CallStart, vmmproc.Config{
+		Engine: string(s.engine), CPUs: s.cpus, Memory: s.memory,
+		Guest: s.guest, Hidden: s.hidden, Links: s.links, Input: s.input != nil,
+	}, nil)
+}
+
+// engineFiles are the descriptors that the vmm process gets for its engine, in
+// the order that the engine names; of those that were made for it our copies are
+// closed when it runs.
+type engineFiles struct{ pass, close []*os.File }
+
+// engineFiles gets them: with the qemu engine by starting QEMU.
+func (v *vm) engineFiles(s *spec, kernel, initramfs *os.File) (f engineFiles, err error) {
+	if s.engine == distro.EngineKVM {
+		device, err := os.OpenFile(kvm.Device, os.O_RDWR, 0)
+		if err != nil {
+			return f, err
+		}
+		f.close = []*os.File{device}
+		f.pass = []*os.File{
+			vmmproc.FileKVM: device, vmmproc.FileKernel: kernel, vmmproc.FileInitramfs: initramfs,
+			vmmproc.FileDisk: s.disk, vmmproc.FileConsole: s.console,
+		}
+		return f, nil
+	}
 	v.qemu, err = qemu.Launch(&vmm.Config{
 		CPUs: s.cpus, Memory: s.memory,
 		Kernel: kernel, Initramfs: initramfs,
 		Disk: s.disk, Console: s.console,
 	}, guest.ShareTag)
 	if err != nil {
-		return nil, err
+		return f, err
 	}
-	defer func() {
-		for _, f := range v.qemu.Sockets {
-			f.Close()
-		}
-	}()
-	if err := v.startVMM(s); err != nil {
-		return nil, err
+	f.pass, f.close = v.qemu.Sockets, v.qemu.Sockets
+	return f, nil
+}
+
+// guestGone is closed when the process that has the guest's vCPUs has ended.
+func (v *vm) guestGone() <-chan struct{} {
+	if v.qemu != nil {
+		return v.qemu.Done()
 	}
-	return v, v.calls.Do(ctx, vmmproc.CallStart, vmmproc.Config{
-		Engine: "qemu", Guest: s.guest, Hidden: s.hidden, Links: s.links, Input: s.input != nil,
-	}, nil)
+	return v.vmm.Done()
 }
 
 // startVMM starts `stile vmm` with the descriptors that vmmproc.Main expects.
-func (v *vm) startVMM(s *spec) error {
+func (v *vm) startVMM(s *spec, engine []*os.File) error {
 	cmd := exec.Command(s.stile, vmmproc.Command)
 	var err error
 	conn := func() net.Conn {
@@ -119,7 +157,7 @@ func (v *vm) startVMM(s *spec) error {
 	}
 	v.serve, v.calls = serve.(*net.UnixConn), call.NewClient(calls)
 	v.gateway = session.NewGateway(v.serve)
-	cmd.ExtraFiles = append(cmd.ExtraFiles, v.qemu.Sockets...)
+	cmd.ExtraFiles = append(cmd.ExtraFiles, engine...)
 	if s.input != nil {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, s.input)
 	}
@@ -160,12 +198,18 @@ func (v *vm) ended() error {
 		if err := v.vmm.Err(); err != nil {
 			return fmt.Errorf("vmm process: %w", err)
 		}
-	case <-v.qemu.Done():
-		if err := v.qemu.Err(); err != nil {
-			return err
+	default:
+	}
+	if v.qemu != nil {
+		select {
+		case <-v.qemu.Done():
+			if err := v.qemu.Err(); err != nil {
+				return err
+			}
+		default:
 		}
 	}
-	return errors.New("the machine ended")
+	return errors.New("the guest ended the machine")
 }
 
 // socketPair returns a connection and the file of its other end.

@@ -18,6 +18,7 @@ var blocked = map[string]string{
 	"GPG_AGENT_INFO":           "a socket of the host's session",
 	"NOTIFY_SOCKET":            "a socket of the host's service manager",
 	"LISTEN_FDS":               "descriptors of the host's service manager",
+	"STILE_ENGINE":             "stile's own, of the host",
 	"LISTEN_PID":               "descriptors of the host's service manager",
 }
 

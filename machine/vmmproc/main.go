@@ -21,6 +21,7 @@ import (
 	"github.com/stilehq/stile/interop/wire"
 	"github.com/stilehq/stile/vmm"
 	"github.com/stilehq/stile/vmm/fileserver"
+	"github.com/stilehq/stile/vmm/kvm"
 	"github.com/stilehq/stile/vmm/qemu"
 	"github.com/stilehq/stile/vmm/virtio"
 	"github.com/stilehq/stile/vmm/virtio/fs"
@@ -124,21 +125,24 @@ func (p *process) start(ctx context.Context, cfg Config) error {
 	}); err != nil {
 		return err
 	}
-	engine := &qemu.Engine{Sockets: []*os.File{
-		qemu.SocketVsock: os.NewFile(engineFD+qemu.SocketVsock, "vsock"),
-		qemu.SocketFS:    os.NewFile(engineFD+qemu.SocketFS, "fs"),
-	}}
+	engine, config, files := p.engine()
 	if cfg.Input {
-		p.input = os.NewFile(engineFD+uintptr(len(engine.Sockets)), "archive")
+		p.input = os.NewFile(engineFD+uintptr(files), "archive")
 	}
 	listener, err := p.vsock.Listen(wire.HostPort)
 	if err != nil {
 		return fmt.Errorf("vsock: %w", err)
 	}
-	m, err := engine.Start(ctx, &vmm.Config{Devices: []virtio.Device{
+	config.Devices = []virtio.Device{
 		qemu.SocketVsock: p.vsock,
 		qemu.SocketFS:    fs.New(guest.ShareTag, p.files, requestQueues),
-	}})
+	}
+	m, err := engine.Start(ctx, config)
+	for _, f := range []*os.File{config.Kernel, config.Initramfs} {
+		if f != nil {
+			f.Close()
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -146,6 +150,24 @@ func (p *process) start(ctx context.Context, cfg Config) error {
 	go p.accept()
 	go func() { p.ended <- m.Wait() }()
 	return nil
+}
+
+// engine is the machine's engine with its part of the machine's configuration,
+// and how many descriptors are its own.
+func (p *process) engine() (vmm.Engine, *vmm.Config, int) {
+	file := func(i int, name string) *os.File { return os.NewFile(engineFD+uintptr(i), name) }
+	if p.cfg.Engine == kvm.Name {
+		return &kvm.Engine{KVM: file(FileKVM, "kvm")}, &vmm.Config{
+			CPUs: p.cfg.CPUs, Memory: p.cfg.Memory,
+			Kernel: file(FileKernel, "kernel"), Initramfs: file(FileInitramfs, "initramfs"),
+			Disk: file(FileDisk, "disk"), Console: file(FileConsole, "console"),
+		}, kvmFiles
+	}
+	sockets := []*os.File{
+		qemu.SocketVsock: file(qemu.SocketVsock, "vsock"),
+		qemu.SocketFS:    file(qemu.SocketFS, "fs"),
+	}
+	return &qemu.Engine{Sockets: sockets}, new(vmm.Config), len(sockets)
 }
 
 func (p *process) addShare(s guest.Share) error {

@@ -22,6 +22,17 @@ const (
 	engineFD = 5
 )
 
+// The engine's files of the kvm engine, in order. The qemu engine's are the
+// sockets of its devices.
+const (
+	FileKVM = iota
+	FileKernel
+	FileInitramfs
+	FileDisk
+	FileConsole
+	kvmFiles
+)
+
 // The calls that the vmm process answers. Share, Unshare, Processes and
 // Shutdown ask the guest: the supervisor bounds them.
 const (
@@ -35,7 +46,9 @@ const (
 
 // Config is what a vmm process is told first.
 type Config struct {
-	Engine string       `json:"engine"`
+	Engine string       `json:"engine"` // "kvm" or "qemu"
+	CPUs   int          `json:"cpus"`   // vCPUs, for the kvm engine
+	Memory uint64       `json:"memory"` // bytes of guest memory, for the kvm engine
 	Guest  guest.Config `json:"guest"`
 	Hidden []string     `json:"hidden"` // folders that no share shows
 	Links  string       `json:"links"`  // folder of the links, which leaves PATH on the way
