@@ -57,7 +57,7 @@ func run(args []string) (status int, err error) {
 	flags.StringVar(&l.kernel, "kernel", "", "`file` of another kernel, with KVM and 9P built in")
 	flags.IntVar(&l.cpus, "cpus", 2, "`number` of CPUs")
 	flags.StringVar(&l.memory, "memory", "3G", "`size` of its memory")
-	flags.BoolVar(&l.icount, "icount", false, "make its clock an instruction count, a nanosecond each: no noise, one CPU at a time")
+	flags.BoolVar(&l.icount, "icount", false, "make its clock an instruction count, a nanosecond each, but for waits (for the host's files, too), which it jumps over")
 	flags.DurationVar(&l.timeout, "timeout", 20*time.Minute, "the lane is ended after this `time`")
 	flags.Var(&copies, "copy", "`path` of a file or folder to have in memory, at the same path")
 	if err := flags.Parse(args); err != nil {
