@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +30,15 @@ var (
 	image = os.Getenv("STILE_TEST_DISTRO")
 	cache = os.Getenv("STILE_TEST_CACHE")
 )
+
+// slow is how many times longer than elsewhere a test waits for what must come:
+// a guest of a guest of an emulator is no faster.
+var slow = time.Duration(max(1, number(os.Getenv("STILE_TEST_SLOW"))))
+
+func number(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
+}
 
 func TestScripts(t *testing.T) {
 	for name, value := range map[string]string{"STILE_TEST_BIN": bin, "STILE_TEST_DISTRO": image, "STILE_TEST_CACHE": cache} {
@@ -61,6 +71,8 @@ func TestScripts(t *testing.T) {
 			switch cond {
 			case "root":
 				return os.Geteuid() == 0, nil
+			case "nested":
+				return slow > 1, nil
 			case "long":
 				return os.Getenv("STILE_TEST_LONG") != "", nil
 			}
@@ -89,6 +101,9 @@ func setup(env *testscript.Env) error {
 		"TMPDIR":          "/tmp",
 		"SHELL":           "/bin/bash",
 	}
+	if engine := os.Getenv("STILE_ENGINE"); engine != "" {
+		set["STILE_ENGINE"] = engine
+	}
 	for k, v := range set {
 		env.Setenv(k, v)
 	}
@@ -99,11 +114,11 @@ func setup(env *testscript.Env) error {
 			return err
 		}
 	}
-	for _, name := range []string{"disk.img", "settings.toml"} {
-		out, err := exec.Command("cp", "--sparse=always", filepath.Join(image, name), distro).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("copy %s: %w: %s", name, err, out)
-		}
+	// Packed: a file system that shows no holes, as 9P is, would be read for
+	// 64 GiB.
+	out, err := exec.Command("tar", "-xSf", filepath.Join(image, "distro.tar"), "-C", distro).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("copy the distro: %w: %s", err, out)
 	}
 	if err := os.WriteFile(home+"/.local/share/stile/default", []byte("deb\n"), 0o600); err != nil {
 		return err
@@ -134,7 +149,7 @@ func teardown(env *testscript.Env, home string) {
 	if out, err := stop.CombinedOutput(); err != nil {
 		env.T().Log(fmt.Sprintf("stop: %v: %s", err, out))
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(10 * slow * time.Second)
 	for {
 		left := processesOf(home)
 		if len(left) == 0 {
@@ -218,7 +233,7 @@ func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: eventually SHELL-COMMAND")
 	}
 	var out []byte
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(10 * slow * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		cmd := exec.Command("bash", "-c", strings.Join(args, " "))
 		cmd.Dir, cmd.Env = ts.MkAbs("."), environ(ts)
 		var err error
@@ -255,7 +270,7 @@ func cmdSameFile(ts *testscript.TestScript, neg bool, args []string) {
 
 func environ(ts *testscript.TestScript) []string {
 	var env []string
-	for _, k := range []string{"HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "LINKS", "PATH", "USER", "LC_ALL", "TMPDIR", "SHELL", "WORK"} {
+	for _, k := range []string{"HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "LINKS", "PATH", "USER", "LC_ALL", "TMPDIR", "SHELL", "WORK", "STILE_ENGINE"} {
 		env = append(env, k+"="+ts.Getenv(k))
 	}
 	return env

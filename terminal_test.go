@@ -17,7 +17,7 @@ import (
 )
 
 // terminalLimit is how long a terminal test waits for what must come.
-const terminalLimit = 20 * time.Second
+var terminalLimit = 20 * slow * time.Second
 
 // terminal FILE CMD ARG...: runs a command on a pty of its own, as a user at a
 // terminal would, and does what the lines of FILE say:

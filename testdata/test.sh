@@ -19,14 +19,16 @@ go list ./... | grep -v '/stile$' | xargs go test -race -timeout 10m
 # content of what makes it.
 key=$(cat distro/template.zst distro/debian/*.go guestinit/untar/*.go | sha256sum | cut -c1-12)
 distro=$cache/stile/test-distros/$key
-if [ ! -f "$distro/disk.img" ]; then
+if [ ! -f "$distro/distro.tar" ]; then
 	step "a Debian for the scripts (kept in the cache)"
 	mkdir -p "$work/make/home" "$cache/stile/test-distros"
 	env -u XDG_RUNTIME_DIR HOME="$work/make/home" XDG_CONFIG_HOME="$work/make/config" \
 		XDG_DATA_HOME="$work/make/data" XDG_CACHE_HOME="$cache" XDG_RUNTIME_DIR="$work/make" \
 		bin/stile install debian --name deb
 	rm -rf "$distro"
-	mv "$work/make/data/stile/distros/deb" "$distro"
+	mkdir -p "$distro.new"
+	tar -cSf "$distro.new/distro.tar" -C "$work/make/data/stile/distros/deb" disk.img settings.toml
+	mv "$distro.new" "$distro"
 fi
 
 # The binaries under test: stile with the race detector, the others as users
@@ -55,7 +57,7 @@ if [ "$(id -u)" = 0 ]; then
 	mkdir -p "$work/user"
 	cp -a --parents "$cache/stile/kernels" "$work/user" 2>/dev/null
 	user_cache=$work/user$cache
-	cp -a --sparse=always "$distro" "$work/user/distro"
+	cp -a "$distro" "$work/user/distro"
 	chmod 755 "$work"
 	chown -R nobody:nogroup "$work/user"
 	scripts "as a plain user" "$user_cache" "$work/user/distro" \
