@@ -273,7 +273,7 @@ func TestDevice(t *testing.T) {
 	}
 	t.Logf("%d bytes both ways, %d pauses; exits %v before, %v after", n, pauses, before.Exits, after.Exits)
 	c.Close()
-	if err := g.wait(); err != nil {
+	if err := g.Kill(); err != nil {
 		t.Error(err)
 	}
 }

@@ -118,7 +118,8 @@ func disk() {
 	check("flush", f.Sync())
 }
 
-// echo gives the bytes of one connection to vsock port 1000 back.
+// echo gives the bytes of one connection to vsock port 1000 back, and stays: the
+// kernel's end resets the device, and drops what it has not taken.
 func echo() {
 	l, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
 	check("socket", err)
@@ -141,4 +142,7 @@ func echo() {
 		}
 	}
 	unix.Close(c)
+	for {
+		time.Sleep(time.Hour)
+	}
 }
