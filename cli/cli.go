@@ -94,11 +94,12 @@ func commands() []*command {
 	return []*command{
 		newInstallCommand(), newImportCommand(), newListCommand(), newRemoveCommand(), newDefaultCommand(),
 		newRunCommand(), newShellCommand(),
-		newLinkCommand(), newUnlinkCommand(), newLinksCommand(), newInitCommand(),
+		newLinkCommand(), newUnlinkCommand(), newLinksCommand(), newWhichCommand(),
+		newInitCommand(), newPromptCommand(), newTrustCommand(), newUntrustCommand(),
 		newShareCommand(), newUnshareCommand(), newSharesCommand(),
 		newStartCommand(), newStopCommand(), newStatusCommand(), newLogsCommand(),
 		newDoctorCommand(), newVersionCommand(), newHelpCommand(),
-		newMachineCommand(), newVMMCommand(),
+		newMachineCommand(), newVMMCommand(), newViewCommand(),
 	}
 }
 

@@ -43,7 +43,7 @@ func runRemove(app *app, name string) error {
 	if len(gone) > 0 {
 		app.ui.say("its links are gone too: %s", strings.Join(gone, " "))
 	}
-	return nil
+	return refreshViews(app)
 }
 
 type runningError struct{ name string }

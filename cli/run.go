@@ -66,7 +66,7 @@ func runRun(ctx context.Context, app *app, flags *runFlags, args []string) error
 
 // record is what the shim is to know.
 func (r *runFlags) record(app *app) (*wire.Record, error) {
-	d, err := app.store.Get(r.distro)
+	d, err := app.here(r.distro)
 	if err != nil {
 		return nil, err
 	}

@@ -65,6 +65,11 @@ func (u *ui) write(r io.Reader) error {
 	return err
 }
 
+// relay passes on what another stile has said of a failure.
+func (u *ui) relay(r io.Reader) {
+	io.Copy(u.err, r) // where that fails nobody is left to be told
+}
+
 // json prints a value, indented. A nil list is an empty one.
 func (u *ui) json(v any) error {
 	data, err := json.MarshalIndent(v, "", "  ")

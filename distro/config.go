@@ -135,16 +135,21 @@ func (t *text[T, P]) UnmarshalText(b []byte) error { return P(&t.value).Unmarsha
 //	[shares]               # besides "~" = "rw" and "/tmp" = "rw"
 //	"~/src" = "ro"         # rw, ro or none
 //
+//	[shell]                # see ShellSettings
+//	command_not_found = "offer"
+//
 //	[distro.debian]
 //	memory = "8GiB"
 type Config struct {
 	path   string
 	global table
 	each   map[string]table
+	shell  shellTable
 }
 
 type configFile struct {
 	table
+	Shell  shellTable       `toml:"shell"`
 	Distro map[string]table `toml:"distro"`
 }
 
@@ -159,7 +164,7 @@ func LoadConfig(dirs Dirs) (*Config, error) {
 	if err := readTOML(c.path, &file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	c.global, c.each = file.table, file.Distro
+	c.global, c.each, c.shell = file.table, file.Distro, file.Shell
 	if err := c.check("", c.global); err != nil {
 		return nil, err
 	}
@@ -260,7 +265,12 @@ func readTOML(path string, v any) error {
 	if err != nil {
 		return fmt.Errorf("read settings: %w", err)
 	}
-	err = toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(v)
+	return decodeTOML(path, data, v)
+}
+
+// decodeTOML is readTOML of bytes that were read already.
+func decodeTOML(path string, data []byte, v any) error {
+	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(v)
 	var unknown *toml.StrictMissingError
 	var bad *toml.DecodeError
 	switch {

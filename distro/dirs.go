@@ -14,6 +14,8 @@
 //	         shares.json        what `stile share` and `stile unshare` said
 //	         bin/NAME           links: symlinks to the shim
 //	         links/NAME         a record for each link, which the shim reads
+//	         views/KEY/         bin/ and links/ as a folder's .stile.toml wants them
+//	         trusted/           which of those files count
 //	         libexec/           the shim
 //	Cache    rootfs/, kernel/   everything here can be made again
 //	Runtime  NAME/              of a running machine: socket, log, lock

@@ -1,6 +1,7 @@
 package distro
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -81,27 +82,51 @@ func (s *Store) Link(l Link, shim string) error {
 		return err
 	}
 	l.Record.Distro, l.Record.Home = d.Name, d.Dir
+	if err := Ensure(s.Dirs.Links); err != nil {
+		return err
+	}
+	if err := s.CheckLink(l.Name); err != nil {
+		return err
+	}
+	return s.linkDir().write(l, shim)
+}
+
+// CheckLink reports why Link would not make a link of this name.
+func (s *Store) CheckLink(name string) error {
+	if err := CheckLinkName(name); err != nil {
+		return err
+	}
+	if err := s.checkOurs(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// A linkDir is a folder of links with the folder of their records.
+type linkDir struct{ links, records string }
+
+func (s *Store) linkDir() *linkDir {
+	return &linkDir{links: s.Dirs.Links, records: filepath.Join(s.Dirs.Data, "links")}
+}
+
+// write puts a link there. The folder of links exists, and what it has of the
+// name is ours.
+func (d *linkDir) write(l Link, shim string) error {
 	record, err := l.Record.Append(nil)
 	if err != nil {
 		return fmt.Errorf("link %s: write record: %w", l.Name, err)
 	}
-	path := filepath.Join(s.Dirs.Links, l.Name)
-	if err := Ensure(s.Dirs.Links); err != nil {
-		return err
-	}
-	if err := s.checkOurs(l.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	// The record comes first: the shim that is called through the link finds it.
-	if err := writeFile(s.recordPath(l.Name), record); err != nil {
+	if err := writeChanged(filepath.Join(d.records, l.Name), record); err != nil {
 		return err
 	}
+	path := filepath.Join(d.links, l.Name)
 	if to, err := os.Readlink(path); err == nil && to == shim {
 		return nil
 	}
 	// Links passes over names with a dot. (The link's own name may be as long as
 	// a file's can be.)
-	temp := filepath.Join(s.Dirs.Links, fmt.Sprintf(".tmp-%016x", rand.Uint64()))
+	temp := filepath.Join(d.links, fmt.Sprintf(".tmp-%016x", rand.Uint64()))
 	if err := os.Symlink(shim, temp); err != nil {
 		return fmt.Errorf("link %s: %w", l.Name, err)
 	}
@@ -110,6 +135,14 @@ func (s *Store) Link(l Link, shim string) error {
 		return fmt.Errorf("link %s: %w", l.Name, err)
 	}
 	return nil
+}
+
+// writeChanged is writeFile where the file does not hold just these bytes yet.
+func writeChanged(path string, data []byte) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	return writeFile(path, data)
 }
 
 // checkOurs reports why a name in the links' folder is not a link of stile's:
@@ -213,12 +246,12 @@ func (d Dirs) HostProgram(path, name string) string {
 	return ""
 }
 
-// WithoutLinks is a PATH with the links' folder taken out: what stile starts on
+// WithoutLinks is a PATH with the folders of links taken out: what stile starts on
 // the host has to find the host's programs.
 func (d Dirs) WithoutLinks(path string) string {
 	var keep []string
 	for _, dir := range filepath.SplitList(path) {
-		if dir == "" || filepath.Clean(dir) != d.Links {
+		if !d.IsLinks(dir) {
 			keep = append(keep, dir)
 		}
 	}
