@@ -135,6 +135,8 @@ func spawn(path string, argv []string) (pid int, err error) {
 	}
 	var files [2]uint64
 	files[0], files[1] = early.Files()
+	sigmask(sigBlock, killers) // the child would write them to this process's pipe
+	defer sigmask(sigUnblock, killers)
 	n, e := fork(p, &args[0], &env[0], null, &files, early.Ignored(), early.Blocked())
 	if e != 0 {
 		return 0, e

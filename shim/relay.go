@@ -184,6 +184,9 @@ func (s *session) message(t wire.Type, body []byte) error {
 			return err
 		}
 		s.stop(int(m.Signal))
+	case wire.TypeBarrier:
+		s.signals.read(s.forward)
+		s.post(wire.TypeBarrier, body)
 	case wire.TypeNotice, wire.TypeError:
 		var m wire.Error
 		if err := m.Parse(body); err != nil {

@@ -22,11 +22,16 @@ type signal struct {
 	pid    int32 // of the sender
 }
 
-// signals reads all signals that can be caught. This thread blocks all, so that they
+// signals reads all signals that can be caught. This thread blocks them, so that they
 // come through a signalfd, unless another of the runtime's threads gets them first:
 // there the runtime unblocks what would kill (TERM, INT, HUP; blockableSig in its
 // signal_unix.go), what is a fault, and its own. So all have a handler, which
 // writes to a pipe.
+//
+// What kills is not blocked here either, as soon as there is the handler: the kernel
+// prefers this thread then, and what has been sent is in the pipe when the thread
+// goes on. Another one might have a signal in its hands for a while, and the barrier
+// (wire.TypeBarrier) would let an end of file overtake it.
 type signals struct {
 	fd   int
 	pipe int // its reading end
@@ -96,7 +101,11 @@ func (s *signals) open() {
 			sigaction(n, &a, nil)
 		}
 	}
+	sigmask(sigUnblock, killers)
 }
+
+// killers are the signals that Go's runtime never leaves blocked in its threads.
+const killers = 1<<(syscall.SIGHUP-1) | 1<<(syscall.SIGINT-1) | 1<<(syscall.SIGTERM-1)
 
 // read calls yield for each signal that has arrived.
 func (s *signals) read(yield func(signal)) {

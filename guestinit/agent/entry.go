@@ -33,8 +33,10 @@ type entry struct {
 	streams chan *sock.Conn // the stream, when it has come
 
 	mu     sync.Mutex
-	count  uint64 // bytes read from the command's side
+	stream *sock.Conn // once it serves
+	count  uint64     // bytes read from the command's side
 	closed bool
+	exact  exact
 }
 
 // makeEntries makes what stands under the command's descriptors, in table order,
@@ -80,6 +82,7 @@ func (s *session) makeEntries(c *spawn.Command) error {
 
 func newEntry(d wire.Descriptor, u spawn.User) (*entry, error) {
 	e := &entry{table: d, streams: make(chan *sock.Conn, 1)}
+	e.exact.rest, e.exact.ended, e.exact.last = -1, make(chan struct{}), make(chan struct{})
 	var fds [2]int // ours, theirs
 	var err error
 	if d.Kind == wire.KindSocket || d.Access == wire.AccessRead|wire.AccessWrite {
@@ -111,8 +114,9 @@ func newEntry(d wire.Descriptor, u spawn.User) (*entry, error) {
 	return e, nil
 }
 
-func (e *entry) reads() bool  { return e.table.Access&wire.AccessRead != 0 }
-func (e *entry) writes() bool { return e.table.Access&wire.AccessWrite != 0 }
+func (e *entry) reads() bool   { return e.table.Access&wire.AccessRead != 0 }
+func (e *entry) writes() bool  { return e.table.Access&wire.AccessWrite != 0 }
+func (e *entry) isExact() bool { return !e.socket && e.table.Exact() }
 
 func (e *entry) closeTheirs() {
 	if e.theirs >= 0 {
@@ -125,8 +129,14 @@ func (e *entry) closeTheirs() {
 func (e *entry) close() {
 	e.mu.Lock()
 	first := e.ours != nil && !e.closed
+	if first && e.isExact() && e.exact.rest < 0 {
+		e.settle()
+	}
 	e.closed = true
 	e.mu.Unlock()
+	if first && e.isExact() {
+		readers.forget(e)
+	}
 	if first {
 		e.ours.Close() // waits for take, which takes the lock
 	}
@@ -152,6 +162,9 @@ func (e *entry) serve() {
 		return
 	}
 	defer c.Close()
+	e.mu.Lock()
+	e.stream = c
+	e.mu.Unlock()
 	var both sync.WaitGroup
 	if e.reads() {
 		both.Go(func() { e.input(c) })
@@ -187,32 +200,57 @@ func (e *entry) input(c *sock.Conn) {
 	if !e.socket {
 		go e.watch(c)
 	}
+	write := func(b []byte) error {
+		_, err := e.ours.Write(b)
+		return err
+	}
+	if e.isExact() {
+		write = func(b []byte) error { return e.give(c, b) }
+	}
 	buf := make([]byte, pumpSize)
 	for {
 		n, err := c.Read(buf)
 		if n > 0 {
-			if _, werr := e.ours.Write(buf[:n]); werr != nil {
-				c.CloseRead()
+			if werr := write(buf[:n]); werr != nil {
+				e.readersGone(c)
 				return
 			}
 		}
 		if err == nil {
 			continue
 		}
-		if e.socket {
+		switch {
+		case e.socket:
 			e.raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) })
-		} else {
+		case e.isExact() && err == io.EOF:
+			if e.table.Kind == wire.KindPipe {
+				<-e.exact.ended
+			}
+			e.endInput()
+			<-e.exact.last // the stream stays for it
+			e.ack(c, true)
+		default:
 			e.close()
 		}
 		return
 	}
 }
 
+// readersGone tells the host that nobody reads the input any more, and how much has
+// been read of it.
+func (e *entry) readersGone(c *sock.Conn) {
+	if e.isExact() {
+		e.ack(c, true)
+		c.CloseWrite()
+	}
+	c.CloseRead()
+}
+
 // watch tells the host when no process is left that could read the pipe.
 func (e *entry) watch(c *sock.Conn) {
 	err := e.raw.Read(func(fd uintptr) bool { return polled(fd)&unix.POLLERR != 0 })
 	if err == nil {
-		c.CloseRead()
+		e.readersGone(c)
 		c.SetReadDeadline(past)
 	}
 }

@@ -123,6 +123,7 @@ func (s *session) read(reader *wire.Reader) {
 		typ, payload, err := reader.Next()
 		if err != nil {
 			s.mail.put(hostGone{})
+			s.endInputs() // nobody will say it any more
 			return
 		}
 		s.mail.put(fromHost{typ, append([]byte(nil), payload...)})
@@ -170,6 +171,20 @@ func (s *session) message(typ wire.Type, payload []byte) {
 			s.terminal.resume(m.Terminal)
 		}
 		s.process.Signal(unix.SIGCONT)
+	case wire.TypeAsk:
+		var m wire.Count
+		if m.Parse(payload) == nil {
+			if e := s.entry(m.Number); e != nil {
+				e.ask(m.Bytes)
+			}
+		}
+	case wire.TypeEnd:
+		var m wire.Count
+		if m.Parse(payload) == nil {
+			if e := s.entry(m.Number); e != nil {
+				e.end()
+			}
+		}
 	case wire.TypeWinSize:
 		var m wire.WinSize
 		if m.Parse(payload) == nil && s.terminal != nil {
@@ -203,6 +218,11 @@ func (s *session) event(e spawn.Event) {
 		s.releaseIfEmpty()
 	case spawn.Gone:
 		s.gone = true
+		for i := range s.entries {
+			if e := s.entry(uint32(i)); e != nil && e.isExact() {
+				e.lastTaken()
+			}
+		}
 		if s.terminal != nil {
 			s.terminal.close()
 		}
@@ -227,11 +247,31 @@ func (s *session) exit(status unix.WaitStatus) *wire.Exit {
 		if e.table.Access&wire.AccessRead != 0 && e.unread() {
 			m.Unread = append(m.Unread, uint32(i))
 		}
+		if e.isExact() {
+			m.Taken = append(m.Taken, wire.Count{Number: uint32(i), Bytes: e.lastTaken()})
+		}
 	}
 	if s.terminal != nil {
 		m.Counts = append(m.Counts, wire.Count{Number: wire.TerminalStream, Bytes: s.terminal.drained()})
 	}
 	return m
+}
+
+// entry is the one of a number that has a stream, or nil.
+func (s *session) entry(number uint32) *entry {
+	if int64(number) < int64(len(s.entries)) && s.entries[number] != nil && s.entries[number].ours != nil {
+		return s.entries[number]
+	}
+	return nil
+}
+
+// endInputs lets the ends of all inputs count.
+func (s *session) endInputs() {
+	for i := range s.entries {
+		if e := s.entry(uint32(i)); e != nil {
+			e.end()
+		}
+	}
 }
 
 // releaseIfEmpty ends the sitter of a session whose last process has ended, and

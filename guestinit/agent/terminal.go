@@ -359,14 +359,18 @@ func (t *terminal) send(c *sock.Conn) {
 	}
 }
 
-// signal does what the host's terminal did: the signal is for the foreground
-// group.
+// signal does what the host's terminal did: the signal is for the foreground group.
+// The shim's was in the foreground when a key made the signal, whatever the shell
+// has done by the time that the shim looked: the other members of a pipeline may
+// have died of it.
 func (t *terminal) signal(sig unix.Signal, foreground bool) {
-	t.mirror(foreground)
 	switch sig {
 	case unix.SIGINT, unix.SIGQUIT, unix.SIGTSTP:
+		t.mirror(true)
 		t.raw.Control(func(fd uintptr) { unix.IoctlSetInt(int(fd), unix.TIOCSIG, int(sig)) })
+		t.mirror(foreground)
 	default:
+		t.mirror(foreground)
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.kill(sig)

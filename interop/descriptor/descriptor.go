@@ -43,6 +43,7 @@ type Descriptor struct {
 	ending bool // the last of them closes fd
 	gone   chan struct{}
 	splice atomic.Bool // RWF_NOWAIT is not for this pipe
+	peek   peeking
 }
 
 // New takes over fd, which it closes also if it fails.
@@ -74,12 +75,12 @@ func (d *Descriptor) open() error {
 	}
 	err := d.poller.add(d)
 	if err == unix.EPERM {
-		d.mode = modeFile
-		return nil
+		d.mode, err = modeFile, nil
 	}
 	if err != nil {
 		return fmt.Errorf("epoll_ctl: %w", err)
 	}
+	d.initPeeking(&st)
 	return nil
 }
 

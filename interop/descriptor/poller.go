@@ -8,6 +8,9 @@
 // RWF_NOWAIT, or before Linux 6.4 by splice(2) with SPLICE_F_NONBLOCK through a
 // pipe of our own; sockets by MSG_DONTWAIT; other terminals by opening them again;
 // files and devices that never say that they would block, as they are.
+//
+// And it knows how to look at what a pipe or a file holds without taking it, since
+// what a command does not read of its input is the next reader's: Peek and Take.
 package descriptor
 
 import (
@@ -30,6 +33,7 @@ type Poller struct {
 	known map[uint64]*Descriptor
 
 	staging staging
+	null    int           // /dev/null, to write
 	files   chan struct{} // tokens for operations that may hold a thread
 }
 
@@ -49,10 +53,16 @@ func NewPoller() (*Poller, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("epoll instance: %w", err)
 	}
-	p := &Poller{file: os.NewFile(uintptr(fd), "epoll"), done: make(chan struct{}),
+	null, err := unix.Open("/dev/null", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("open /dev/null: %w", err)
+	}
+	p := &Poller{file: os.NewFile(uintptr(fd), "epoll"), done: make(chan struct{}), null: null,
 		known: make(map[uint64]*Descriptor), files: make(chan struct{}, fileOperations)}
 	if p.raw, err = p.file.SyscallConn(); err != nil {
 		p.file.Close()
+		unix.Close(null)
 		return nil, fmt.Errorf("epoll instance: %w", err)
 	}
 	go p.loop()
@@ -65,6 +75,7 @@ func (p *Poller) Close() error {
 	err := p.file.Close()
 	<-p.done
 	p.staging.close()
+	unix.Close(p.null)
 	return err
 }
 

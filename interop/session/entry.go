@@ -2,10 +2,12 @@ package session
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +32,9 @@ type entry struct {
 	inputs    context.Context // done when the guest reads no more
 	stopInput context.CancelFunc
 	inputDone chan struct{} // closed when input has let go of fd
+	taken     atomic.Uint64 // of an Exact one: bytes that the guest has read
+	lastTaken chan struct{} // closed when it will say no more of that
+	lastOnce  sync.Once
 }
 
 // past is a deadline that has passed: it ends reads and writes under way.
@@ -146,9 +151,23 @@ func (e *entry) input() {
 		case <-e.inputs.Done():
 		}
 	}()
+	read := e.fd.Read
+	if e.table.Exact() {
+		told := make(chan struct{})
+		go func() {
+			defer close(told)
+			e.takings()
+		}()
+		defer e.awaitTakings(told)
+		if e.fd.Peeks() {
+			read = e.peek
+		}
+	} else if e.table.Access&wire.AccessWrite == 0 {
+		defer e.fd.Close()
+	}
 	var buf buffer
 	for {
-		n, err := e.fd.Read(e.inputs, buf.space())
+		n, err := read(e.inputs, buf.space())
 		if n > 0 {
 			m, werr := e.stream.Write(buf.used(n))
 			e.relay.in.Add(uint64(max(m, 0)))
@@ -164,13 +183,70 @@ func (e *entry) input() {
 				e.relay.notice("read from "+name(e.table.Number), err)
 			}
 			e.stream.CloseWrite()
+			e.endOfInput()
 			e.hold()
 		}
 		break
 	}
-	if e.table.Access&wire.AccessWrite == 0 {
-		e.fd.Close()
+}
+
+// peek reads ahead of the guest, who then says what it has read.
+func (e *entry) peek(ctx context.Context, b []byte) (int, error) {
+	return e.fd.Peek(ctx, b, func() {
+		m := wire.Count{Number: e.number, Bytes: e.taken.Load()}
+		if err := e.relay.toGuest.put(wire.AppendMessage(nil, wire.TypeAsk, m.Append(nil))); err != nil {
+			e.relay.fail("guest", err)
+		}
+	})
+}
+
+// takings takes from the descriptor what the guest has read, as it says on the
+// stream's way back, until it reads no more.
+func (e *entry) takings() {
+	defer e.stopInput()
+	var b [8]byte
+	for {
+		if _, err := io.ReadFull(e.stream, b[:]); err != nil {
+			return
+		}
+		e.take(binary.LittleEndian.Uint64(b[:]))
 	}
+}
+
+// take takes as many bytes as make total.
+func (e *entry) take(total uint64) {
+	for {
+		before := e.taken.Load()
+		if total <= before {
+			return
+		}
+		if e.taken.CompareAndSwap(before, total) {
+			break
+		}
+	}
+	e.fd.Take(total)
+}
+
+// awaitTakings waits for the guest's last word of what it has read; that may be its
+// Exit. Then the descriptor is let go of.
+func (e *entry) awaitTakings(told chan struct{}) {
+	select {
+	case <-told:
+	case <-e.lastTaken:
+	case <-e.relay.ended:
+	case <-e.relay.ctx.Done():
+	}
+	e.fd.Close()
+}
+
+// endOfInput says that the input has ended, once the shim has said which signals
+// came before that.
+func (e *entry) endOfInput() {
+	if e.table.Kind != wire.KindPipe || !e.table.Exact() {
+		return
+	}
+	m := wire.Count{Number: e.number}
+	e.relay.shim.send(wire.TypeBarrier, m.Append(nil)) // a shim that has gone takes the control stream along
 }
 
 // hold keeps a descriptor that has been read to its end as long as the guest has
@@ -182,8 +258,10 @@ func (e *entry) hold() {
 	}
 }
 
-// endInput closes a descriptor that no guest process can read any more.
+// endInput closes a descriptor that no guest process can read any more, and of
+// which the guest has said the last.
 func (e *entry) endInput(ctx context.Context) {
+	e.lastOnce.Do(func() { close(e.lastTaken) })
 	e.stopInput()
 	select {
 	case <-e.inputDone:

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -308,11 +309,38 @@ func (s *guestSession) die() {
 func cat(s *guestSession) {
 	s.started()
 	in, out := s.stream(0), s.stream(1)
-	n, _ := io.Copy(justWriter{out}, justReader{in})
-	s.exit(wire.Exit{Counts: []wire.Count{{Number: 1, Bytes: uint64(n)}}, Unread: []uint32{0}})
+	n, _ := io.Copy(justWriter{out}, s.reading(0))
+	s.exit(wire.Exit{Counts: []wire.Count{{Number: 1, Bytes: uint64(n)}}, Unread: []uint32{0}, Taken: s.taken(0, int(n))})
 	out.Close()
 	in.Close()
 	s.end()
+}
+
+// reading reads an input and says how much it has read, as guestinit does.
+func (s *guestSession) reading(number uint32) io.Reader {
+	return &takingReader{c: s.stream(number), exact: s.run.Table[number].Exact()}
+}
+
+// taken is for Exit: that of an input n bytes have been read.
+func (s *guestSession) taken(number uint32, n int) []wire.Count {
+	if !s.run.Table[number].Exact() {
+		return nil
+	}
+	return []wire.Count{{Number: number, Bytes: uint64(n)}}
+}
+
+type takingReader struct {
+	c     *fakeConn
+	exact bool
+	n     uint64
+}
+
+func (r *takingReader) Read(b []byte) (int, error) {
+	n, err := r.c.Read(b)
+	if r.n += uint64(n); r.exact && n > 0 {
+		r.c.Write(binary.LittleEndian.AppendUint64(nil, r.n))
+	}
+	return n, err
 }
 
 type justReader struct{ io.Reader }

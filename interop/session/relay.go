@@ -102,7 +102,7 @@ func (r *relay) adopt() *wire.Error {
 		}
 		e := &entry{relay: r, table: d, number: uint32(i), fd: fd}
 		e.inputs, e.stopInput = context.WithCancel(r.ctx)
-		e.inputDone = make(chan struct{})
+		e.inputDone, e.lastTaken = make(chan struct{}), make(chan struct{})
 		r.entries = append(r.entries, e)
 		r.byNumber[e.number] = e
 	}
@@ -312,6 +312,8 @@ func (r *relay) fromShim(typ wire.Type, payload []byte) error {
 			r.terminal.resumed(payload)
 		}
 		return r.toGuest.put(wire.AppendMessage(nil, typ, payload))
+	case wire.TypeBarrier:
+		return r.toGuest.put(wire.AppendMessage(nil, wire.TypeEnd, payload))
 	case wire.TypeInput:
 		if r.terminal != nil {
 			return r.terminal.input.put(payload)
@@ -439,6 +441,11 @@ func (r *relay) exit(m *wire.Exit, payload []byte) {
 			e.progress.reach(ctx, c.Bytes)
 		} else if c.Number == wire.TerminalStream && r.terminal != nil {
 			r.terminal.progress.reach(ctx, c.Bytes)
+		}
+	}
+	for _, c := range m.Taken {
+		if e := r.byNumber[c.Number]; e != nil && e.table.Exact() {
+			e.take(c.Bytes)
 		}
 	}
 	for _, n := range m.Unread {

@@ -40,6 +40,12 @@ func (d Descriptor) Attached() bool {
 	return d.SameAs == 0 && d.Kind != KindClosed && d.Kind != KindNull && d.Kind != KindTerminal
 }
 
+// Exact reports whether what the guest does not read of the entry stays where it
+// is. Sockets and devices are read ahead.
+func (d Descriptor) Exact() bool {
+	return d.Attached() && d.Access == AccessRead && (d.Kind == KindPipe || d.Kind == KindFile)
+}
+
 // TerminalStream is the number of the data stream of a session's pty, in Hello
 // and in Count.
 const TerminalStream = 1 << 31
@@ -364,10 +370,29 @@ func (e *Error) Parse(payload []byte) error {
 	})
 }
 
-// A Count is what one output stream had been given when the command ended.
+// A Count is how far one stream has come.
 type Count struct {
 	Number uint32 // index in the descriptor table
 	Bytes  uint64
+}
+
+// Append appends the payload of c to dst.
+func (c *Count) Append(dst []byte) []byte {
+	return AppendUint(AppendUint(dst, 1, uint64(c.Number)), 2, c.Bytes)
+}
+
+// Parse reads the payload of a Count.
+func (c *Count) Parse(payload []byte) error {
+	*c = Count{}
+	return Fields(payload, func(tag uint16, v []byte) error {
+		switch tag {
+		case 1:
+			return set(&c.Number, v)
+		case 2:
+			return set(&c.Bytes, v)
+		}
+		return nil
+	})
 }
 
 // Exit says how the command ended.
@@ -380,6 +405,8 @@ type Exit struct {
 	// Unread lists the indices of the input entries that no guest process can
 	// read any more: the machine closes its ends before it reports the exit.
 	Unread []uint32
+	// Taken are what has been read of each Exact entry, at the same moment.
+	Taken []Count
 }
 
 // Append appends the payload of e to dst.
@@ -388,10 +415,13 @@ func (e *Exit) Append(dst []byte) []byte {
 	dst = AppendUint(dst, 2, uint64(e.Signal))
 	dst = AppendBool(dst, 3, e.Core)
 	for _, c := range e.Counts {
-		dst = AppendField(dst, 4, AppendUint(AppendUint(nil, 1, uint64(c.Number)), 2, c.Bytes))
+		dst = AppendField(dst, 4, c.Append(nil))
 	}
 	for _, n := range e.Unread {
 		dst = AppendField(dst, 5, []byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)})
+	}
+	for _, c := range e.Taken {
+		dst = AppendField(dst, 6, c.Append(nil))
 	}
 	return dst
 }
@@ -409,16 +439,13 @@ func (e *Exit) Parse(payload []byte) error {
 			e.Core = true
 		case 4:
 			var c Count
-			err := Fields(v, func(tag uint16, v []byte) error {
-				switch tag {
-				case 1:
-					return set(&c.Number, v)
-				case 2:
-					return set(&c.Bytes, v)
-				}
-				return nil
-			})
+			err := c.Parse(v)
 			e.Counts = append(e.Counts, c)
+			return err
+		case 6:
+			var c Count
+			err := c.Parse(v)
+			e.Taken = append(e.Taken, c)
 			return err
 		case 5:
 			var n uint32

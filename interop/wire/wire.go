@@ -34,6 +34,7 @@
 //	Signal, Resume      Output            bytes for the terminal
 //	WinSize             Want, SetTermios  what the guest asks of the terminal
 //	Input, InputEnd     Stopped           the command has stopped
+//	Barrier             Barrier           its signals so far are on their way
 //	                    Notice            a line for the user; it goes on
 //	                    Exit              the command has ended; the end
 //
@@ -45,7 +46,7 @@
 //	Hello, Run          Error
 //	Signal, Resume      Started
 //	WinSize             Want, SetTermios
-//	                    Stopped, Exit
+//	Ask, End            Stopped, Exit
 //
 // A data stream carries bare bytes after its Hello; end of file is the stream's
 // half-close. Exit carries the count of bytes that each output stream had been
@@ -54,6 +55,19 @@
 // flowing on the same streams. The end of the control stream before Exit means
 // that the shim is gone: guestinit then ends the command (SIGHUP, then
 // SIGKILL).
+//
+// What the command does not read is the next reader's. So of an entry that is Exact
+// the vmm process only looks at what the caller's pipe or file holds, sends that,
+// and takes away what has been read in the guest: guestinit says how much that is,
+// ever more in total, in 8 bytes little-endian on the data stream's own way back;
+// of a pipe from time to time, and at once where an Ask wants to know; of both in
+// Exit. The way back ends when no guest process can read any more.
+//
+// The end of a pipe that was an effect of a signal must not overtake that signal:
+// the host's cat of "cat | guest-cat" dies of Ctrl-C, and guest-cat is to die of it
+// too, not to find the end of its input. So the end of a data stream of a KindPipe
+// counts only with End, which comes on the control stream, behind what the shim had
+// to say at that moment (Barrier).
 //
 // The vmm process shuts down the reading half of a data stream when nobody reads
 // what it wrote any more: guestinit closes its end of the pipe, so that the guest's
@@ -106,6 +120,9 @@ const (
 	TypeInputEnd   Type = 13 // empty: the terminal hung up
 	TypeOutput     Type = 14 // bare bytes for the terminal
 	TypeNotice     Type = 15 // Error: to be printed by the shim, nothing more
+	TypeAsk        Type = 16 // Count: say when more than that has been read of an Exact entry
+	TypeEnd        Type = 17 // Count: the input of an entry has ended, after that many bytes
+	TypeBarrier    Type = 18 // Count: answered with the same by a shim that has passed on its signals
 
 	TypeReady  Type = 20 // Ready: guestinit is up
 	TypeCall   Type = 21 // Call: a request of the command line to a machine, or of a machine to guestinit

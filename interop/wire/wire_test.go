@@ -38,7 +38,10 @@ var messages = []message{
 	&Error{},
 	&Error{Code: 255, What: "git", Why: "no such command", Hint: "see: stile logs"},
 	&Exit{},
-	&Exit{Code: 255, Core: true, Signal: 11, Counts: []Count{{}, {1, 1 << 40}, {TerminalStream, ^uint64(0)}}, Unread: []uint32{0, 3, ^uint32(0)}},
+	&Exit{Code: 255, Core: true, Signal: 11, Counts: []Count{{}, {1, 1 << 40}, {TerminalStream, ^uint64(0)}}, Unread: []uint32{0, 3, ^uint32(0)},
+		Taken: []Count{{}, {7, 1 << 40}}},
+	&Count{},
+	&Count{Number: ^uint32(0), Bytes: 1 << 50},
 	&Stopped{},
 	&Stopped{Signal: 20, After: 1 << 33},
 	&Signal{},
@@ -322,6 +325,13 @@ func TestAttached(t *testing.T) {
 	} {
 		if got := tt.d.Attached(); got != tt.want {
 			t.Errorf("%+v: %v, want %v", tt.d, got, tt.want)
+		}
+		for _, a := range []Access{AccessRead, AccessWrite, AccessRead | AccessWrite} {
+			tt.d.Access = a
+			want := tt.want && a == AccessRead && (tt.d.Kind == KindPipe || tt.d.Kind == KindFile)
+			if got := tt.d.Exact(); got != want {
+				t.Errorf("%+v: exact: %v, want %v", tt.d, got, want)
+			}
 		}
 	}
 }

@@ -1,0 +1,116 @@
+package session
+
+import (
+	"encoding/binary"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stilehq/stile/interop/wire"
+)
+
+// What the guest has not read is there for the next reader, byte for byte: what it
+// says on the way back, what it says at the end, and more than it was sent.
+func TestUnreadStays(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		told, end uint64 // on the way back, in Exit
+		want      string // for the next reader
+	}{
+		{"nothing was read", 0, 0, "one two three"},
+		{"told at the end", 0, 4, "two three"},
+		{"told before", 8, 8, "three"},
+		{"told less at the end", 8, 4, "three"},
+		{"more than there was", 100, 1 << 60, ""},
+	} {
+		for _, kind := range []wire.Kind{wire.KindPipe, wire.KindFile} {
+			t.Run(tt.name, func(t *testing.T) {
+				w := newWorld(t, func(s *guestSession) {
+					s.started()
+					in := s.stream(0)
+					io.ReadFull(in, make([]byte, 13))
+					if tt.told > 0 {
+						in.Write(binary.LittleEndian.AppendUint64(nil, tt.told))
+					}
+					s.exit(wire.Exit{Unread: []uint32{0}, Taken: []wire.Count{{Number: 0, Bytes: tt.end}, {Number: 1, Bytes: 7}, {Number: 99}}})
+					s.end()
+				})
+				in, feed := pipe(t)
+				feed.WriteString("one two three")
+				if kind == wire.KindFile {
+					path := filepath.Join(t.TempDir(), "in")
+					if err := os.WriteFile(path, []byte("one two three"), 0o600); err != nil {
+						t.Fatal(err)
+					}
+					fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+					if err != nil {
+						t.Fatal(err)
+					}
+					in = rawFile(fd)
+				}
+				feed.Close()
+				next := dup(t, in)
+				_, out := pipe(t)
+				s := w.start(wire.Run{Argv: []string{"read"}, Table: inOut(kind, wire.KindPipe)}, in, out)
+				answerBarriers(s)
+				if got, err := io.ReadAll(next); string(got) != tt.want || err != nil {
+					t.Errorf("the next reader finds %q, %v, want %q", got, err, tt.want)
+				}
+			})
+		}
+	}
+}
+
+// answerBarriers is a shim that has no signals, until the exit.
+func answerBarriers(s *testShim) {
+	s.t.Helper()
+	for {
+		typ, payload, err := s.next()
+		switch {
+		case err != nil:
+			s.t.Fatalf("no exit: %v", err)
+		case typ == wire.TypeExit:
+			return
+		case typ == wire.TypeBarrier:
+			s.send(typ, payload)
+		}
+	}
+}
+
+// The end of a pipe waits for the signals that the shim had before it.
+func TestEndAfterSignals(t *testing.T) {
+	got := make(chan wire.Type, 10)
+	w := newWorld(t, func(s *guestSession) {
+		s.started()
+		io.ReadAll(s.stream(0))
+		for range 2 {
+			typ, _, err := s.reader.Next()
+			if err != nil {
+				break
+			}
+			got <- typ
+		}
+		s.exit(wire.Exit{Signal: 2, Unread: []uint32{0}})
+		s.end()
+	})
+	in, feed := pipe(t)
+	_, out := pipe(t)
+	s := w.start(wire.Run{Argv: []string{"cat"}, Table: inOut(wire.KindPipe, wire.KindPipe)}, in, out)
+	s.expect(wire.TypeStarted)
+	feed.Close()
+	payload := s.expect(wire.TypeBarrier)
+	if len(got) > 0 {
+		t.Errorf("the guest is told type %d before the shim has answered", <-got)
+	}
+	s.send(wire.TypeSignal, (&wire.Signal{Number: 2, Terminal: true}).Append(nil))
+	s.send(wire.TypeBarrier, payload)
+	if e := s.expectExit(); e.Signal != 2 {
+		t.Errorf("exit %+v", e)
+	}
+	if a, b := <-got, <-got; a != wire.TypeSignal || b != wire.TypeEnd {
+		t.Errorf("the guest is told types %d and %d, want Signal and End", a, b)
+	}
+}
