@@ -71,6 +71,8 @@ func TestScripts(t *testing.T) {
 			switch cond {
 			case "root":
 				return os.Geteuid() == 0, nil
+			case "kvm":
+				return os.Getenv("STILE_ENGINE") == "kvm", nil
 			case "nested":
 				return slow > 1, nil
 			case "long":
