@@ -32,16 +32,17 @@ if [ ! -f "$distro/distro.tar" ]; then
 fi
 
 # The binaries under test: stile with the race detector, the others as users
-# have them.
-mkdir -p "$work/bin"
+# have them; and all as users have them, for a second run.
+mkdir -p "$work/bin" "$work/plain"
 go build -race -o "$work/bin/stile" .
 cp bin/shim bin/guestinit "$work/bin/"
-go test -race -c -o "$work/scripts.test" .
+cp bin/stile bin/shim bin/guestinit "$work/plain/"
+CGO_ENABLED=0 go test -c -o "$work/plain/scripts.test" .
 
-scripts() { # TITLE CACHE COMMAND...
+scripts() { # TITLE BIN CACHE DISTRO COMMAND...
 	step "scripts against a real guest, $1"
-	STILE_TEST_BIN=$work/bin STILE_TEST_DISTRO=$3 STILE_TEST_CACHE=$2 \
-		"${@:4}" "$work/scripts.test" -test.v -test.count=1 -test.timeout 40m -test.run "${STILE_TEST_RUN:-.}" >"$work/log" 2>&1 ||
+	STILE_TEST_BIN=$2 STILE_TEST_DISTRO=$4 STILE_TEST_CACHE=$3 \
+		"${@:5}" "$work/plain/scripts.test" -test.v -test.count=1 -test.timeout 40m -test.run "${STILE_TEST_RUN:-.}" >"$work/log" 2>&1 ||
 		{
 			cat "$work/log"
 			return 1
@@ -51,7 +52,7 @@ scripts() { # TITLE CACHE COMMAND...
 		"$(grep -c -- '^ *--- SKIP: TestScripts/' "$work/log" || true)"
 }
 
-scripts "as $(id -un)" "$cache" "$distro"
+scripts "as $(id -un), race detector on" "$work/bin" "$cache" "$distro"
 if [ "$(id -u)" = 0 ]; then
 	# What a plain user has: a cache of his own, no privilege.
 	mkdir -p "$work/user"
@@ -60,7 +61,15 @@ if [ "$(id -u)" = 0 ]; then
 	cp -a "$distro" "$work/user/distro"
 	chmod 755 "$work"
 	chown -R nobody:nogroup "$work/user"
-	scripts "as a plain user" "$user_cache" "$work/user/distro" \
+	scripts "as a plain user" "$work/plain" "$user_cache" "$work/user/distro" \
 		setpriv --reuid=nobody --regid=nogroup --clear-groups env USER=nobody HOME="$work/user" TMPDIR=/tmp
 fi
+testdata/kvm.sh "$work/plain" "$distro" "$cache" >"$work/log" 2>&1 || {
+	cat "$work/log"
+	exit 1
+}
+step "the kvm engine"
+grep -E '^(lane|ok|PASS|FAIL)|^ +--- ' "$work/log"
+printf '%d scripts passed, %d skipped\n' "$(grep -c -- '^ *--- PASS: TestScripts/' "$work/log")" \
+	"$(grep -c -- '^ *--- SKIP: TestScripts/' "$work/log" || true)"
 step "all passed"
