@@ -68,7 +68,7 @@ func (l *launch) run(r *request) (*answer, error) {
 		"-kernel", image, "-initrd", "/proc/self/fd/3",
 		// The kernel's own words, for when L1 fails.
 		"-chardev", "file,id=console,path=/proc/self/fd/4,append=on", "-serial", "chardev:console",
-		"-append", strings.Join(append(params, "console=ttyS0", "quiet", "panic=-1", "reboot=t", "swiotlb=noforce"), " "),
+		"-append", strings.Join(append(params, "console=ttyS0", "quiet", "panic=-1", "reboot=t", "swiotlb=noforce", "maxcpus=1"), " "), // init starts the others
 		"-fsdev", "local,id=host,path=/,security_model=none,multidevs=remap", "-device", "virtio-9p-device,fsdev=host,mount_tag=host",
 		"-device", "virtio-rng-device",
 		"-device", "virtio-serial-device")
