@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // shim is the binary under test, built as the Makefile builds it.
@@ -34,6 +36,11 @@ func testMain(m *testing.M) int {
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build with %q: %v\n%s", flags, err, out)
 		return 1
+	}
+	// Whoever runs the tests may have left descriptors open; the commands under test
+	// are to have none but their own.
+	for fd := 3; fd < 1024; fd++ {
+		unix.CloseOnExec(fd) // no error: most are not open
 	}
 	return m.Run()
 }

@@ -219,15 +219,21 @@ func TestRequestDescriptors(t *testing.T) {
 	)
 	for _, tt := range []struct {
 		name, redirect string
-		want           [3]wire.Descriptor
+		want           []wire.Descriptor // of 0, 1 and 2, then as numbered
 	}{
-		{"closed", "<&- >&- 2>&-", [3]wire.Descriptor{{Kind: wire.KindClosed}, {Kind: wire.KindClosed}, {Kind: wire.KindClosed}}},
-		{"null", "</dev/null >/dev/null 2>/dev/null", [3]wire.Descriptor{{Kind: wire.KindNull, Access: r}, {Kind: wire.KindNull, Access: w}, {Kind: wire.KindNull, Access: w, SameAs: 2}}},
-		{"one file twice", "<FILE >FILE.out 2>&1", [3]wire.Descriptor{{Kind: wire.KindFile, Access: r}, {Kind: wire.KindFile, Access: w}, {Kind: wire.KindFile, Access: w, SameAs: 2}}},
-		{"opened twice", "<FILE >FILE.out 2>FILE.out", [3]wire.Descriptor{{Kind: wire.KindFile, Access: r}, {Kind: wire.KindFile, Access: w}, {Kind: wire.KindFile, Access: w}}},
-		{"read and write", "<>FILE >&0 2>&-", [3]wire.Descriptor{{Kind: wire.KindFile, Access: r}, {Kind: wire.KindFile, Access: w}, {Kind: wire.KindClosed}}},
-		{"devices", "</dev/zero >/dev/full 2>&1", [3]wire.Descriptor{{Kind: wire.KindOther, Access: r}, {Kind: wire.KindOther, Access: w}, {Kind: wire.KindOther, Access: w, SameAs: 2}}},
-		{"pipes", "< <(sleep 0) > >(cat) 2>&1", [3]wire.Descriptor{{Kind: wire.KindPipe, Access: r}, {Kind: wire.KindPipe, Access: w}, {Kind: wire.KindPipe, Access: w, SameAs: 2}}},
+		{"closed", "<&- >&- 2>&-", []wire.Descriptor{{Kind: wire.KindClosed}, {Kind: wire.KindClosed}, {Kind: wire.KindClosed}}},
+		{"null", "</dev/null >/dev/null 2>/dev/null", []wire.Descriptor{{Kind: wire.KindNull, Access: r}, {Kind: wire.KindNull, Access: w}, {Kind: wire.KindNull, Access: w, SameAs: 2}}},
+		{"one file twice", "<FILE >FILE.out 2>&1", []wire.Descriptor{{Kind: wire.KindFile, Access: r}, {Kind: wire.KindFile, Access: w}, {Kind: wire.KindFile, Access: w, SameAs: 2}}},
+		{"opened twice", "<FILE >FILE.out 2>FILE.out", []wire.Descriptor{{Kind: wire.KindFile, Access: r}, {Kind: wire.KindFile, Access: w}, {Kind: wire.KindFile, Access: w}}},
+		{"read and write", "<>FILE >&0 2>&-", []wire.Descriptor{{Kind: wire.KindFile, Access: r}, {Kind: wire.KindFile, Access: w}, {Kind: wire.KindClosed}}},
+		{"devices", "</dev/zero >/dev/full 2>&1", []wire.Descriptor{{Kind: wire.KindOther, Access: r}, {Kind: wire.KindOther, Access: w}, {Kind: wire.KindOther, Access: w, SameAs: 2}}},
+		{"pipes", "< <(sleep 0) > >(cat) 2>&1", []wire.Descriptor{{Kind: wire.KindPipe, Access: r}, {Kind: wire.KindPipe, Access: w}, {Kind: wire.KindPipe, Access: w, SameAs: 2},
+			{Number: 62, Kind: wire.KindPipe, Access: w}, {Number: 63, Kind: wire.KindPipe, Access: r}}}, // bash leaves them open
+		{"above 2", "</dev/null >FILE.out 2>&1 3<FILE 5>FILE.5 7>&1 9>>FILE.9 11</dev/null 12> >(cat)", []wire.Descriptor{{Kind: wire.KindNull, Access: r},
+			{Kind: wire.KindFile, Access: w}, {Kind: wire.KindFile, Access: w, SameAs: 2}, {Number: 3, Kind: wire.KindFile, Access: r},
+			{Number: 5, Kind: wire.KindFile, Access: w}, {Number: 7, Kind: wire.KindFile, Access: w, SameAs: 2}, {Number: 9, Kind: wire.KindFile, Access: w},
+			{Number: 11, Kind: wire.KindNull, Access: r, SameAs: 1}, {Number: 12, Kind: wire.KindPipe, Access: w}, {Number: 63, Kind: wire.KindPipe, Access: w}}},
+		{"devices, folders and sockets above 2", "<&- >&- 2>&- 3</dev/zero 4</ 5<>/dev/udp/127.0.0.1/9", []wire.Descriptor{{Kind: wire.KindClosed}, {Kind: wire.KindClosed}, {Kind: wire.KindClosed}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m.t = t
@@ -235,12 +241,14 @@ func TestRequestDescriptors(t *testing.T) {
 			req := m.accept()
 			attached := 0
 			for i := range tt.want {
-				tt.want[i].Number = uint32(i)
+				if i < 3 {
+					tt.want[i].Number = uint32(i)
+				}
 				if tt.want[i].Attached() {
 					attached++
 				}
 			}
-			if !slices.Equal(req.run.Table, tt.want[:]) {
+			if !slices.Equal(req.run.Table, tt.want) {
 				t.Errorf("table %+v, want %+v", req.run.Table, tt.want)
 			}
 			if req.run.Terminal != nil {

@@ -169,8 +169,8 @@ func say(text string) {
 	}
 }
 
-// release lets go of standard input and output, the terminal excepted: what they
-// refer to is the machine's now. /dev/null takes their place, so that nothing
+// release lets go of the descriptors that the machine has now, the terminal
+// excepted. /dev/null takes the place of standard input and output, so that nothing
 // that is opened later is found under these numbers. Standard error stays: were
 // the machine its last writer, what the shim has to say when that machine ends
 // would find no reader any more.
@@ -179,6 +179,10 @@ func release(table []wire.Descriptor) {
 	for _, d := range table {
 		fd := int(d.Number)
 		if fd == 2 || d.Kind == wire.KindClosed || d.Kind == wire.KindTerminal || d.Kind == wire.KindNull {
+			continue
+		}
+		if fd > 2 {
+			syscall.Close(fd)
 			continue
 		}
 		if null < 0 {
