@@ -20,7 +20,7 @@ export GO_BUILD STILE_LDFLAGS
 
 prefix := $(DESTDIR)$(or $(PREFIX),/usr/local)
 
-.PHONY: all demo build kernel test test-long test-fresh test-dist check fuzz bench dist install notices clean
+.PHONY: all demo build kernel test test-kvm test-long test-fresh test-dist check fuzz bench dist install notices clean
 
 all: build
 
@@ -47,6 +47,11 @@ test: build kernel
 	@testdata/test.sh
 	@testdata/dist.sh
 	@testdata/bare.sh
+
+# Our own engine alone, on this host's KVM or the nested lane.
+test-kvm: build kernel
+	@./deps.sh test
+	@testdata/test.sh kvm
 
 # With what takes long: 10 GiB, a thousand commands, a day's worth of idling.
 test-long: build kernel
