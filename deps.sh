@@ -32,6 +32,7 @@ mmdebstrap                                         mmdebstrap              stile
 test='
 zsh                                                zsh                     tests of stile init
 fish                                               fish                    tests of stile init
+/usr/share/bash-completion/bash_completion         bash-completion         tests of completion
 busybox                                            busybox-static          a guest of one file
 cpio                                               cpio                    reads the initramfs
 e2fsck                                             e2fsprogs               reads the disks

@@ -190,6 +190,9 @@ func makeLinks(app *app, links []distro.Link) error {
 	if err := app.store.RefreshViews(stile, shim); err != nil {
 		return err
 	}
+	if err := fishFiles(app); err != nil {
+		return err
+	}
 	if len(links) > 0 && !onPath(app.store.Dirs) {
 		app.ui.note(`the links' folder is not on your PATH yet: eval "$(%s init %s)"`, "stile", shellName())
 	}
@@ -225,8 +228,12 @@ func newUnlinkCommand() *command {
 	}
 }
 
-// refreshViews tells the folders with a .stile.toml of a change of the links.
+// refreshViews tells the folders with a .stile.toml, and fish, of a change of the
+// links.
 func refreshViews(app *app) error {
+	if err := fishFiles(app); err != nil {
+		return err
+	}
 	stile, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find stile's own program: %w", err)

@@ -33,15 +33,24 @@ func lookShell(t *testing.T, shell string) string {
 	return path
 }
 
+// ran are the shells that run here: PowerShell has no package in Debian.
+var ran = []string{"bash", "zsh", "fish"}
+
+// options of a test: the program does not exist unless the test makes it.
+func options(links string) Options {
+	dir := filepath.Dir(links)
+	return Options{Links: links, Stile: dir + "/stile", Views: dir + "/views", Fish: dir + "/fish"}
+}
+
 func TestInitPutsLinksFirstOnce(t *testing.T) {
 	folders := []string{"/home/u/.local/share/stile/bin", "/home/it's/my $HOME/*/[a]/stile/bin", `/back\slash/bin`}
-	for _, shell := range Shells() {
+	for _, shell := range ran {
 		path := lookShell(t, shell)
 		if path == "" {
 			continue
 		}
 		for _, links := range folders {
-			script, err := Init(shell, links)
+			script, err := Init(shell, options(links))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -52,6 +61,7 @@ func TestInitPutsLinksFirstOnce(t *testing.T) {
 				{"last", "/usr/bin:/bin:" + links, links + ":/usr/bin:/bin"},
 				{"twice", links + ":" + links + ":/bin:" + links, links + ":/bin"},
 				{"alone", links, links},
+				{"a folder's of before", filepath.Dir(links) + "/views/0123/bin:/bin", links + ":/bin"},
 				{"prefix of another", links + "x:/bin", links + ":" + links + "x:/bin"},
 			} {
 				t.Run(shell+" "+tc.name, func(t *testing.T) {
@@ -83,7 +93,7 @@ func TestInitAmongUsersOwn(t *testing.T) {
 			continue
 		}
 		links := filepath.Join(t.TempDir(), "bin")
-		script, err := Init(tc.shell, links)
+		script, err := Init(tc.shell, options(links))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,10 +114,10 @@ func quote(shell, s string) string {
 }
 
 func TestInitUnknown(t *testing.T) {
-	if _, err := Init("tcsh", "/x"); err == nil {
+	if _, err := Init("tcsh", options("/x")); err == nil {
 		t.Error("there is a script for tcsh")
 	}
-	if _, err := Init("bash", "/a:b"); err == nil {
+	if _, err := Init("bash", options("/a:b")); err == nil {
 		t.Error("a folder with a colon is put on the PATH")
 	}
 }

@@ -179,7 +179,7 @@ func TestView(t *testing.T) {
 	if err := s.RefreshViews("/opt/stile", shim); err != nil {
 		t.Fatal(err)
 	}
-	wantNames(t, s.Dirs.views())
+	wantNames(t, s.Dirs.Views())
 }
 
 // What is exported comes back the same, whatever the values hold.

@@ -21,11 +21,12 @@ import (
 // viewOf is the file in a view that names its FolderFile.
 const viewOf = "of"
 
-func (d Dirs) views() string { return filepath.Join(d.Data, "views") }
+// Views is the folder of all views.
+func (d Dirs) Views() string { return filepath.Join(d.Data, "views") }
 
 func (d Dirs) viewDir(f *Folder) string {
 	sum := sha256.Sum256([]byte(f.Path))
-	return filepath.Join(d.views(), hex.EncodeToString(sum[:8]))
+	return filepath.Join(d.Views(), hex.EncodeToString(sum[:8]))
 }
 
 // IsLinks reports whether a folder on a PATH is one of links: the one of all, or
@@ -35,7 +36,7 @@ func (d Dirs) IsLinks(dir string) bool {
 		return false
 	}
 	dir = filepath.Clean(dir)
-	return dir == d.Links || filepath.Base(dir) == "bin" && filepath.Dir(filepath.Dir(dir)) == d.views()
+	return dir == d.Links || filepath.Base(dir) == "bin" && filepath.Dir(filepath.Dir(dir)) == d.Views()
 }
 
 // View makes or brings up to date the view of a trusted folder and returns the
@@ -72,9 +73,10 @@ func (s *Store) View(f *Folder, stile, shim string) (string, error) {
 		l.Record.Stile = stile
 		links[l.Name] = l
 	}
-	// The view is a store's folders of links, made by the same code.
+	// The view is a store's folders of links, made by the same code. The shells'
+	// hooks compare the file's time with that of what they found.
 	dir := s.Dirs.viewDir(f)
-	if err := writeChanged(filepath.Join(dir, viewOf), []byte(f.Path+"\n")); err != nil {
+	if err := writeFile(filepath.Join(dir, viewOf), []byte(f.Path+"\n")); err != nil {
 		return "", err
 	}
 	view := &linkDir{links: filepath.Join(dir, "bin"), records: filepath.Join(dir, "links")}
@@ -97,7 +99,7 @@ func (s *Store) View(f *Folder, stile, shim string) (string, error) {
 // RefreshViews brings all views up to date after links have changed. One whose
 // file is gone, is trusted no more, or names a distro that is not there goes.
 func (s *Store) RefreshViews(stile, shim string) error {
-	entries, err := os.ReadDir(s.Dirs.views())
+	entries, err := os.ReadDir(s.Dirs.Views())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -105,7 +107,7 @@ func (s *Store) RefreshViews(stile, shim string) error {
 		return fmt.Errorf("list views: %w", err)
 	}
 	for _, e := range entries {
-		dir := filepath.Join(s.Dirs.views(), e.Name())
+		dir := filepath.Join(s.Dirs.Views(), e.Name())
 		of, err := os.ReadFile(filepath.Join(dir, viewOf))
 		var f *Folder
 		if err == nil {
