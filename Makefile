@@ -91,6 +91,9 @@ install: build
 	@install -D -t '$(prefix)/lib/stile' bin/stile bin/shim bin/guestinit
 	@mkdir -p '$(prefix)/bin'
 	@ln -sf ../lib/stile/stile '$(prefix)/bin/stile'
+	@mkdir -p '$(prefix)/share/man/man1'
+	@bin/stile man >'$(prefix)/share/man/man1/stile.1'
+	@for c in $$(bin/stile man --list); do bin/stile man "$$c" >'$(prefix)/share/man/man1/stile-'"$$c".1; done
 
 # The licences of what the three programs are linked from.
 notices:

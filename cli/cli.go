@@ -99,7 +99,7 @@ func commands() []*command {
 		newShareCommand(), newUnshareCommand(), newSharesCommand(),
 		newStartCommand(), newStopCommand(), newStatusCommand(), newLogsCommand(),
 		newDoctorCommand(), newVersionCommand(), newHelpCommand(),
-		newMachineCommand(), newVMMCommand(), newViewCommand(), newCompleteCommand(), newCompleterCommand(), newNotFoundCommand(),
+		newMachineCommand(), newVMMCommand(), newManCommand(), newViewCommand(), newCompleteCommand(), newCompleterCommand(), newNotFoundCommand(),
 	}
 }
 
