@@ -34,6 +34,12 @@ const bufSize = 2 << 20
 
 func newDriver(t testing.TB, features uint64) *driver {
 	t.Helper()
+	return newDriverOf(t, features, func(s *fileserver.Server) Server { return s })
+}
+
+// newDriverOf is newDriver of a device whose server is made of the usual one.
+func newDriverOf(t testing.TB, features uint64, wrap func(*fileserver.Server) Server) *driver {
+	t.Helper()
 	server, err := fileserver.New(fileserver.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +48,7 @@ func newDriver(t testing.TB, features uint64) *driver {
 	if err := server.AddShare(fileserver.Share{Dir: "s", Path: d.host}); err != nil {
 		t.Fatal(err)
 	}
-	d.dev = New("stile", server, 1)
+	d.dev = New("stile", wrap(server), 1)
 	d.dev.SetLogger(log.New(tlog{t}, "", 0))
 	d.mem = virtiotest.NewMemory(t, 16<<20)
 	d.in, d.out = d.mem.Alloc(bufSize, 4096), d.mem.Alloc(bufSize, 4096)

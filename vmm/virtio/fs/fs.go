@@ -12,17 +12,17 @@
 //
 // # Order
 //
-// FUSE knows none between requests in flight, so each is handled by a goroutine
-// of its own, up to a bound, in the manner of leader and followers: the
-// goroutine that takes a request off the ring handles it itself, and another
-// takes its place at the ring. A request that waits for a lock is outside of
-// the bound.
+// FUSE knows none between requests in flight. The goroutine that takes requests
+// off a ring, its leader, answers most of them itself: a look at a name costs
+// less than to wake another goroutine for it. What takes long by its nature has
+// a goroutine of its own, up to a bound, which a request that waits for a lock
+// is outside of. And where a request of the other kind takes long, as the
+// host's disk may make it, another leader takes the ring meanwhile.
 package fs
 
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"log"
 	"sync"
 	"sync/atomic"
@@ -30,7 +30,6 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
-	"github.com/stilehq/stile/vmm/eventfd"
 	"github.com/stilehq/stile/vmm/virtio"
 )
 
@@ -125,7 +124,7 @@ func (d *Device) Activate(a virtio.Activation) error {
 	if d.run != nil {
 		return errors.New("virtio-fs device is active already")
 	}
-	r := &run{device: d, fail: a.Fail}
+	r := &run{device: d, fail: a.Fail, ended: make(chan struct{})}
 	for i, q := range a.Queues {
 		if q == nil {
 			continue
@@ -175,10 +174,21 @@ type run struct {
 	device *Device
 	fail   func(error)
 	queues []*queue
+	ended  chan struct{} // closed by stop
 	wg     sync.WaitGroup
 }
 
+func (r *run) over() bool {
+	select {
+	case <-r.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 func (r *run) stop() {
+	close(r.ended)
 	for _, q := range r.queues {
 		if err := q.q.Interrupt(); err != nil {
 			r.device.log.Printf("stop queue: %v", err)
@@ -198,99 +208,5 @@ func (r *run) stop() {
 			return
 		case <-time.After(5 * time.Millisecond):
 		}
-	}
-}
-
-// A queue is one virtqueue with the goroutines that serve it.
-type queue struct {
-	run   *run
-	q     *virtio.Queue
-	limit int
-
-	token   sync.Mutex // held by the goroutine that pops
-	ended   bool       // guarded by token
-	mu      sync.Mutex
-	workers int
-	idle    int // waiting for the token
-}
-
-func (q *queue) start() {
-	q.workers = 1
-	q.run.wg.Add(1)
-	go q.serve()
-}
-
-// keepIdle is how many goroutines wait to take the leader's place; more end.
-const keepIdle = 2
-
-func (q *queue) serve() {
-	defer q.run.wg.Done()
-	for {
-		q.mu.Lock()
-		if q.idle >= keepIdle {
-			q.workers--
-			q.mu.Unlock()
-			return
-		}
-		q.idle++
-		q.mu.Unlock()
-
-		q.token.Lock()
-		q.mu.Lock()
-		q.idle--
-		q.mu.Unlock()
-		c := q.pop()
-		if c == nil {
-			q.token.Unlock()
-			return
-		}
-		// Someone has to wait at the ring while this one works.
-		q.mu.Lock()
-		if q.idle == 0 && q.workers < q.limit {
-			q.workers++
-			q.run.wg.Add(1)
-			go q.serve()
-		}
-		q.mu.Unlock()
-		q.token.Unlock()
-
-		q.handle(c)
-	}
-}
-
-// pop waits for a chain. It returns nil at the end of the run, and when the
-// driver has broken the ring.
-func (q *queue) pop() *virtio.Chain {
-	if q.ended {
-		return nil
-	}
-	c, err := q.q.Next()
-	if err == nil {
-		return c
-	}
-	q.ended = true
-	if !errors.Is(err, eventfd.ErrInterrupted) {
-		q.run.fail(fmt.Errorf("virtio-fs: %w", err))
-	}
-	return nil
-}
-
-// handle answers one chain, or leaves that to a goroutine of its own.
-func (q *queue) handle(c *virtio.Chain) {
-	req := parse(c)
-	if req.opcode == opSetlkw {
-		q.run.wg.Add(1)
-		go func() {
-			defer q.run.wg.Done()
-			q.push(c, q.run.device.answer(req, c))
-		}()
-		return
-	}
-	q.push(c, q.run.device.answer(req, c))
-}
-
-func (q *queue) push(c *virtio.Chain, written int) {
-	if err := q.q.Push(c, uint32(written)); err != nil {
-		q.run.device.log.Printf("call driver: %v", err)
 	}
 }

@@ -12,13 +12,20 @@ import (
 
 // Opcodes that are treated apart (include/uapi/linux/fuse.h).
 const (
-	opForget      = 2
-	opWrite       = 16
-	opInit        = 26
-	opSetlkw      = 33
-	opDestroy     = 38
-	opNotifyReply = 41
-	opBatchForget = 42
+	opForget          = 2
+	opRead            = 15
+	opWrite           = 16
+	opFsync           = 20
+	opInit            = 26
+	opFsyncdir        = 30
+	opSetlkw          = 33
+	opDestroy         = 38
+	opNotifyReply     = 41
+	opBatchForget     = 42
+	opFallocate       = 43
+	opCopyFileRange   = 47
+	opSyncfs          = 50
+	opCopyFileRange64 = 53
 )
 
 const (
@@ -122,6 +129,23 @@ func (r *request) wantsReply() bool {
 	return true
 }
 
+// waits reports whether the request may wait for what others do.
+func (r *request) waits() bool { return r.opcode == opSetlkw }
+
+// long reports whether the request takes long by its nature.
+func (r *request) long() bool {
+	switch r.opcode {
+	case opFsync, opFsyncdir, opFallocate, opSyncfs, opCopyFileRange, opCopyFileRange64:
+		return true
+	case opWrite:
+		return r.size >= longTransfer
+	case opRead:
+		const sizeAt = headerSize + 16 // in struct fuse_read_in
+		return r.errno == 0 && binary.NativeEndian.Uint32(r.bytes[sizeAt:]) >= longTransfer
+	}
+	return false
+}
+
 // iov is the request as go-fuse takes it.
 func (r *request) iov() [][]byte {
 	if len(r.data) == 0 {
@@ -172,9 +196,9 @@ func (r *request) refuse(c *virtio.Chain, errno syscall.Errno) int {
 	return replyHeader
 }
 
-// hasEpoch is the bit of FUSE_INIT's flags by which a kernel with stile's
-// patches tells of itself (kernel/patches).
-const hasEpoch = 1 << 63
+// hasFence is FUSE_HAS_FENCE, the bit of FUSE_INIT's flags by which a kernel
+// with stile's patches tells of itself (kernel/patches/0003).
+const hasFence = 1 << 63
 
 // init begins a session. A mount sends FUSE_INIT first and once; the umount's
 // FUSE_DESTROY, or a reset, comes before the next.
@@ -191,7 +215,7 @@ func (d *Device) init(r *request, c *virtio.Chain) int {
 	var in fuse.InitIn
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in)), r.bytes) // the wire's own layout
 	d.server.Reset()
-	d.server.SetCached(in.Flags64()&hasEpoch != 0)
+	d.server.SetCached(in.Flags64()&hasFence != 0)
 
 	opts := *d.server.Protocol()
 	opts.Logger = d.log
