@@ -41,6 +41,9 @@ fi
 mkdir -p "$work/bin" "$work/plain"
 go build -race -o "$work/bin/stile" .
 cp bin/shim bin/guestinit "$work/bin/"
+# A test that a guest runs in a share.
+CGO_ENABLED=0 go test -c -trimpath -ldflags '-s -w' -o "$work/bin/posix.test" ./vmm/fileserver
+cp "$work/bin/posix.test" "$work/plain/"
 cp bin/stile bin/shim bin/guestinit "$work/plain/"
 CGO_ENABLED=0 go test -c -o "$work/plain/scripts.test" .
 

@@ -257,6 +257,7 @@ func (s *Server) remove1(in *fuse.InHeader, name string, flags int) fuse.Status 
 	if errno := s.mayMove(&st); errno != 0 {
 		return status(errno)
 	}
+	defer s.drop(s.holdMoving(parent, &st))
 	return status(retry(func() error { return unix.Unlinkat(parent.fd, name, flags) }))
 }
 
@@ -300,6 +301,7 @@ func (s *Server) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName s
 	if errno := s.mayMove(&old); errno != 0 {
 		return status(errno)
 	}
+	defer s.drop(s.holdMoving(from, &old))
 	errno = statx(to.fd, newName, &target)
 	switch {
 	case errno == 0 && in.Flags&unix.RENAME_NOREPLACE != 0:
@@ -308,6 +310,7 @@ func (s *Server) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName s
 		if errno := s.mayMove(&target); errno != 0 {
 			return status(errno)
 		}
+		defer s.drop(s.holdMoving(to, &target))
 	case errno != unix.ENOENT:
 		return status(errno)
 	}

@@ -185,8 +185,11 @@ func (s *Server) takeFD(n *node) int {
 	return fd
 }
 
-// drop ends a hold.
+// drop ends a hold, if there is one.
 func (s *Server) drop(n *node) {
+	if n == nil {
+		return
+	}
 	s.mu.Lock()
 	n.users--
 	var fds []int
@@ -257,6 +260,24 @@ func (s *Server) add(k key, format uint32, fd int, parent *node, name string) *n
 	}
 	s.mu.Unlock()
 	closeAll(victims)
+	return n
+}
+
+// holdMoving holds the node of what st describes, seen in parent, if the guest
+// knows it, with a descriptor: its name is about to go, by which it could no
+// longer be found, and another request may be on its way to it. Nil is none.
+func (s *Server) holdMoving(parent *node, st *unix.Statx_t) *node {
+	k := s.keyOf(parent, st)
+	s.mu.Lock()
+	n := s.byKey[k]
+	if n != nil {
+		n.users++
+	}
+	s.mu.Unlock()
+	if n != nil {
+		// Without one it is lost, as if the host had moved it.
+		_ = s.ensureFD(n, 0)
+	}
 	return n
 }
 
