@@ -95,6 +95,9 @@ func serve(cfg *guest.Config) error {
 	} else if err := startDistro(cfg, &o, func() { a.Reaped() }); err != nil {
 		return err
 	}
+	if err := startCPUs(); err != nil {
+		return err
+	}
 	a = agent.New(o)
 	report(cfg, nil)
 	if o.Spawner != nil {

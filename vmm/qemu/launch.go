@@ -34,9 +34,17 @@ const (
 )
 
 // cmdline is what this engine needs of the guest's kernel: a restart ends QEMU
-// by triple fault (-no-reboot), where a power-off would not. The bounce buffers
-// of a guest with much memory are for devices that this one has not.
-var cmdline = []string{"reboot=t", "panic=-1", "quiet", "console=hvc0", "swiotlb=noforce"}
+// by triple fault (-no-reboot), where a power-off would not. Until its console
+// is up a dying kernel's words go to a serial port that only they are written
+// to. The bounce buffers of a guest with much memory are for devices that this
+// one has not.
+//
+// One CPU boots, and guestinit starts the others: a kernel changes its code as
+// it comes up (static keys), which TCG gets wrong before QEMU 8.1 when another
+// CPU runs that code (fixed there by deba78709a, "Always lock pages before
+// translation"). One boot of a hundred ended with an int3 that was there no
+// more: "Fatal exception in interrupt".
+var cmdline = []string{"reboot=t", "panic=-1", "quiet", "console=hvc0", "earlyprintk=ttyS0", "8250.nr_uarts=0", "swiotlb=noforce", "maxcpus=1"}
 
 // A Process is a running QEMU.
 type Process struct {
@@ -100,7 +108,7 @@ func Launch(cfg *vmm.Config, fsTag string) (*Process, error) {
 	params = append(append(params, cmdline...), cfg.Cmdline...)
 	memory := strconv.FormatUint(cfg.Memory>>10, 10) + "K"
 	args := []string{
-		"-M", "microvm,x-option-roms=off,acpi=off,rtc=on,isa-serial=off,memory-backend=mem" + machine,
+		"-M", "microvm,x-option-roms=off,acpi=off,rtc=on,isa-serial=on,memory-backend=mem" + machine,
 		"-accel", "tcg,thread=multi",
 		"-cpu", "max", "-smp", strconv.Itoa(cfg.CPUs), "-m", memory,
 		// Shared, so that the vmm process sees guest memory; a memfd takes host
@@ -119,7 +127,11 @@ func Launch(cfg *vmm.Config, fsTag string) (*Process, error) {
 		"-device", "virtio-balloon-device,free-page-reporting=on",
 		"-add-fd", "set=2,fd=" + pass(console),
 		"-chardev", "file,id=console,path=/dev/fdset/2,append=on",
-		"-device", "virtio-serial-device", "-device", "virtconsole,chardev=console",
+		// With one port the driver has its console when it has probed the
+		// device. Ports beyond that come by messages, and the kernel opened a
+		// console for init that was only half there.
+		"-device", "virtio-serial-device,max_ports=1", "-device", "virtconsole,chardev=console",
+		"-chardev", "file,id=early,path=/dev/fdset/2,append=on", "-serial", "chardev:early",
 	}
 	for i, device := range []string{
 		SocketVsock: "vhost-user-vsock-device,chardev=dev0",
@@ -163,16 +175,27 @@ func (p *Process) Kill() {
 	p.monitor.conn.Close()
 }
 
-// Err says, after Done, why QEMU ended: nil after an end that the guest or Kill
-// asked for.
+// Err says, after Done, why QEMU ended: nil after a restart, which is the
+// guest's way to end or to die, and after Kill.
 func (p *Process) Err() error {
 	if err := p.Process.Err(); err != nil {
 		return err
 	}
-	if why := p.monitor.reason(); why == "guest-panic" {
-		return errors.New("the guest's kernel panicked")
+	return reasonError(p.monitor.reason())
+}
+
+// reasonError makes an error of QEMU's word for its end (ShutdownCause in
+// qapi/run-state.json).
+func reasonError(why string) error {
+	switch why {
+	case "guest-reset", "guest-shutdown", "host-qmp-quit":
+		return nil
+	case "host-signal":
+		return errors.New("QEMU was ended by a signal")
+	case "":
+		return errors.New("QEMU ended and did not say why")
 	}
-	return nil
+	return fmt.Errorf("QEMU ended: %s", why)
 }
 
 func (p *Process) closeSockets() error {
