@@ -5,6 +5,7 @@
 package sock
 
 import (
+	"errors"
 	"io"
 	"os"
 	"syscall"
@@ -139,6 +140,16 @@ func (l *Listener) Close() error { return l.file.Close() }
 // DialVsock connects to a vsock address, within the kernel's own limit of two
 // seconds.
 func DialVsock(cid, port uint32) (*Conn, error) {
+	for {
+		// A signal (the Go runtime's own, too) makes the kernel give the
+		// connection up (vsock_connect in net/vmw_vsock/af_vsock.c).
+		if c, err := dialVsock(cid, port); !errors.Is(err, unix.EINTR) {
+			return c, err
+		}
+	}
+}
+
+func dialVsock(cid, port uint32) (*Conn, error) {
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
