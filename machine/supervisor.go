@@ -46,6 +46,7 @@ type supervisor struct {
 	left     []string  // processes that outlived their command, at the last look
 
 	ending chan struct{} // closed when the machine is to end
+	why    string        // then: the first reason
 	forced chan struct{} // closed when it is to end at once
 }
 
@@ -76,9 +77,9 @@ func (s *supervisor) run(ctx context.Context) error {
 
 	select {
 	case <-vm.guestGone():
-		err = vm.ended()
+		err = vm.ended(s.isReady())
 	case <-vm.vmm.Done():
-		err = vm.ended()
+		err = vm.ended(s.isReady())
 	case <-ctx.Done():
 		s.end(false, fmt.Sprint(context.Cause(ctx)))
 		err = s.shutdown()
@@ -86,15 +87,22 @@ func (s *supervisor) run(ctx context.Context) error {
 		err = s.shutdown()
 	}
 	s.listener.Close()
-	s.failed(&wire.Error{Code: 125, What: "distro " + s.spec.guest.Distro, Why: fmt.Sprint(errOr(err, "the machine ended")), Hint: "see: stile logs " + s.spec.guest.Distro})
+	s.failed(s.startError(err))
 	return err
 }
 
-func errOr(err error, words string) error {
-	if err == nil {
-		return errors.New(words)
+// startError is for those who wait for a guest that will not come up, as its
+// machine has ended: for the reason err, or because that was asked for.
+func (s *supervisor) startError(err error) error {
+	e := &wire.Error{Code: 125, What: "distro " + s.spec.guest.Distro, Hint: "see: stile logs " + s.spec.guest.Distro}
+	if err != nil {
+		e.Why = err.Error()
+		return e
 	}
-	return err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.Why = "its machine was ended before it was up: " + s.why
+	return e
 }
 
 // end asks for the machine's end, in order or at once. The log tells why.
@@ -103,6 +111,9 @@ func (s *supervisor) end(force bool, why string) {
 	defer s.mu.Unlock()
 	if s.spec.console != nil {
 		fmt.Fprintf(s.spec.console, "stile: distro %s: ends: %s\n", s.spec.guest.Distro, why)
+	}
+	if s.why == "" {
+		s.why = why
 	}
 	closeOnce(s.ending)
 	if force {
@@ -147,6 +158,11 @@ func (s *supervisor) shutdown() error {
 	}
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return nil // by force, as asked
+	}
+	select {
+	case <-s.vm.guestGone():
+		err = s.vm.ended(true) // it says more than that there was no answer
+	default:
 	}
 	return fmt.Errorf("end in order: %w", err)
 }

@@ -108,9 +108,9 @@ func (v *vm) importTar(ctx context.Context) error {
 			return err
 		}
 	case <-v.guestGone():
-		return fmt.Errorf("unpack: %w", v.ended())
+		return fmt.Errorf("unpack: %w", v.ended(true))
 	case <-v.vmm.Done():
-		return fmt.Errorf("unpack: %w", v.ended())
+		return fmt.Errorf("unpack: %w", v.ended(true))
 	}
 	ctx, cancel := context.WithTimeout(ctx, shutdownLimit)
 	defer cancel()

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -51,12 +50,13 @@ type vm struct {
 	calls *call.Client  // to the vmm process
 	// gateway is the one who writes to serve.
 	gateway *session.Gateway
+	console *os.File // the spec's
 }
 
 // startVM starts both processes and returns when the vmm process serves its
 // devices; the guest is booting then.
 func startVM(ctx context.Context, s *spec) (_ *vm, err error) {
-	v := new(vm)
+	v := &vm{console: s.console}
 	defer func() {
 		if err != nil {
 			v.kill()
@@ -190,28 +190,6 @@ func (v *vm) resident() (n uint64) {
 	return n
 }
 
-// ended is why the machine is no more, after one of its processes has ended:
-// the words of the one that ended by itself.
-func (v *vm) ended() error {
-	select {
-	case <-v.vmm.Done():
-		if err := v.vmm.Err(); err != nil {
-			return fmt.Errorf("vmm process: %w", err)
-		}
-	default:
-	}
-	if v.qemu != nil {
-		select {
-		case <-v.qemu.Done():
-			if err := v.qemu.Err(); err != nil {
-				return err
-			}
-		default:
-		}
-	}
-	return errors.New("the guest ended the machine")
-}
-
 // socketPair returns a connection and the file of its other end.
 func socketPair() (net.Conn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -242,6 +220,8 @@ func makeInitramfs(guestInit []byte, cfg *guest.Config) (*os.File, error) {
 	files := []boot.File{
 		{Name: "dev", Mode: boot.TypeDir | 0o755},
 		{Name: "dev/console", Mode: boot.TypeChar | 0o600, Major: 5, Minor: 1},
+		// A program in Go opens it where it lacks a standard descriptor, or dies.
+		{Name: "dev/null", Mode: boot.TypeChar | 0o666, Major: 1, Minor: 3},
 		{Name: "proc", Mode: boot.TypeDir | 0o755},
 		{Name: "sys", Mode: boot.TypeDir | 0o755},
 		{Name: "run", Mode: boot.TypeDir | 0o755},

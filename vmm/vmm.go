@@ -40,8 +40,10 @@ type Engine interface {
 
 // A Machine is a running virtual machine.
 type Machine interface {
-	// Wait returns when the machine has ended: nil after an end that the guest
-	// or Kill asked for, an error that says why otherwise.
+	// Wait returns when the machine has ended: nil after Kill and after a
+	// restart by the guest, an error that says why otherwise. A restart is how a
+	// guest ends in order, and how it ends after a panic: whoever asked for the
+	// first can tell.
 	Wait() error
 	// Kill ends the machine at once, as a power cut would. Wait returns soon
 	// after it. It is idempotent.

@@ -31,16 +31,16 @@ const deviceBase = 0xd000_0000
 var deviceGSIs = []uint32{5, 6, 7, 9, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}
 
 // cmdline is what this engine needs of the guest's kernel: it ends by the
-// keyboard controller, prints through virtio, takes the TSC for a clock without
-// watching it, has no bounce buffers for devices that are not there, and looks
-// for no serial port.
-var cmdline = []string{"reboot=k", "panic=-1", "quiet", "console=hvc0", "tsc=reliable", "swiotlb=noforce", "8250.nr_uarts=0"}
+// keyboard controller, prints through virtio and before that, if it has to, on
+// the serial port, which no driver is to look for; takes the TSC for a clock
+// without watching it, and has no bounce buffers for devices that are not there.
+var cmdline = []string{"reboot=k", "panic=-1", "quiet", "console=hvc0", "earlyprintk=ttyS0", "8250.nr_uarts=0", "tsc=reliable", "swiotlb=noforce"}
 
 // Start makes a machine of cfg and runs it. To cfg.Devices it adds what it has
 // of its own: console, disk, random numbers, balloon. Kernel and Initramfs are
 // the caller's again when it returns; Disk and Console after the machine's end.
 func (e *Engine) Start(ctx context.Context, cfg *vmm.Config) (_ vmm.Machine, err error) {
-	m := &Machine{count: newCounter(), done: make(chan struct{}), ports: ports{serial: e.EarlyConsole}}
+	m := &Machine{count: newCounter(), done: make(chan struct{}), ports: ports{serial: cfg.Console}}
 	m.changed.L = &m.mu
 	defer func() {
 		if err != nil {

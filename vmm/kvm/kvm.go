@@ -6,11 +6,14 @@
 // 64-bit vCPUs, RAM, KVM's interrupt controllers, and virtio devices behind
 // virtio-mmio registers that the kernel command line names. The kernel is
 // entered directly (vmm/boot, which has the memory map). There is no firmware,
-// ACPI, PCI, serial port or keyboard. The ports that answer are CMOS, for
-// without it the kernel polls for a clock for tens of thousands of exits, and
-// the keyboard controller's reset line, by which a guest ends itself
-// (reboot=k): not the triple fault that the qemu engine takes, for that is how
-// a guest dies, too.
+// ACPI, PCI or keyboard. The ports that answer are CMOS, for without it the
+// kernel polls for a clock for tens of thousands of exits; the keyboard
+// controller's reset line, by which a guest ends itself (reboot=k): not the
+// triple fault that the qemu engine takes, for that is how a guest dies, too;
+// and a serial port that can only be printed on (earlyprintk=ttyS0), for the
+// last words of a kernel that dies before its virtio console is up. Each byte
+// there costs two exits; a kernel that fares well sets the port up, in eight,
+// and prints nothing.
 //
 // Device pages lie in a row at deviceBase, one for each device, and are one
 // read-only memory slot of the pages in which vmm/virtio/mmio mirrors its
@@ -48,12 +51,6 @@ type Engine struct {
 	// KVM is the open Device, for a process that opens nothing. It stays the
 	// caller's. Nil: Start opens it.
 	KVM *os.File
-
-	// EarlyConsole, if not nil, is written what the guest prints on a serial
-	// port that can only be printed on (earlyprintk=ttyS0): for a kernel that
-	// dies before its virtio console is up. Each byte costs exits. Writes come
-	// from vCPU threads, one at a time.
-	EarlyConsole *os.File
 }
 
 // Name is "kvm".

@@ -56,8 +56,8 @@ func TestBoot(t *testing.T) {
 	s := g.Stats()
 	logStats(t, s)
 	// Four devices: their set-up is all.
-	if n := s.Exits["pio"] + s.Exits["mmio"]; n > 130 {
-		t.Errorf("%d exits, more than 130", n)
+	if n := s.Exits["pio"] + s.Exits["mmio"]; n > 140 {
+		t.Errorf("%d exits, more than 140", n)
 	}
 	for r := range s.MMIO {
 		if !r.Write {
@@ -311,6 +311,12 @@ func TestLinuxEnds(t *testing.T) {
 	if err := g.wait(); err != nil || !strings.Contains(g.output(), "Kernel panic") {
 		t.Errorf("panic: %v, %s", err, g.output())
 	}
+	// The same before there is a console.
+	g = startGuest(t, vmm.Config{Kernel: linux(t), Cmdline: []string{"initcall_blacklist=virtio_console_init"}}, Engine{})
+	if err := g.wait(); err != nil || strings.Count(g.output(), "Kernel panic") != 1 {
+		t.Errorf("panic without a console: %v, %s", err, g.output())
+	}
+	logStats(t, g.Stats())
 }
 
 func TestStartErrors(t *testing.T) {

@@ -20,7 +20,7 @@ const (
 // ports is the machine's I/O ports. All others are a bus that nobody answers
 // on: they read as ones and take no notice of what is written.
 type ports struct {
-	serial *os.File // nil: there is no serial port
+	serial *os.File // where the serial port prints; nil: there is none
 
 	mu        sync.Mutex
 	cmosIndex byte

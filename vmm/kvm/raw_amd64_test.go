@@ -77,12 +77,12 @@ func rawKernel(t *testing.T, c code) *os.File {
 	return f
 }
 
-// startRaw starts a guest of code. Its serial port is the second result.
+// startRaw starts a guest of code. Its serial port's output, which is the
+// console's, is the second result.
 func startRaw(t *testing.T, c code) (*guest, *os.File) {
 	t.Helper()
-	serial := memfd(t)
-	g := startGuest(t, vmm.Config{Kernel: rawKernel(t, c), Memory: 4 << 20}, Engine{EarlyConsole: serial})
-	return g, serial
+	g := startGuest(t, vmm.Config{Kernel: rawKernel(t, c), Memory: 4 << 20}, Engine{})
+	return g, g.console
 }
 
 func readAll(t *testing.T, f *os.File) string {
