@@ -24,6 +24,13 @@ type EventFD struct {
 	conn syscall.RawConn
 	add  func(fd uintptr)      // adds one; made once, so that Signal allocates nothing
 	err  atomic.Pointer[error] // the last failure of add
+
+	await       func(fd uintptr) // take; made once
+	polled      [1]unix.PollFd   // of take
+	counter     [8]byte          // of take
+	waitErr     error            // of take
+	blocked     atomic.Bool      // someone is in WaitThread
+	interrupted atomic.Bool
 }
 
 // New makes an event counter at zero. The caller closes it.
@@ -56,6 +63,7 @@ func FromFD(fd int, name string) (*EventFD, error) {
 		e.file.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	e.await = e.take
 	e.add = func(fd uintptr) {
 		if _, err := unix.Write(int(fd), one); err != nil && err != syscall.EAGAIN {
 			e.err.Store(&err)
@@ -78,6 +86,41 @@ func (e *EventFD) Wait() error {
 	return err
 }
 
+// WaitThread is Wait with the calling thread blocked in the kernel, for what is
+// waited for many thousand times a second: Go's poller looks for other work
+// before each wait, and wakes another thread to do so after it, which where
+// processors are few is at the cost of who the answer is for. At most one
+// goroutine waits at a time.
+func (e *EventFD) WaitThread() error {
+	e.blocked.Store(true)
+	defer e.blocked.Store(false)
+	for {
+		// In this order: Interrupt sets its mark and looks at ours after that.
+		if e.interrupted.Load() {
+			return ErrInterrupted
+		}
+		if err := e.conn.Control(e.await); err != nil {
+			return err
+		}
+		switch err := e.waitErr; {
+		case err == nil && e.interrupted.Load():
+			// Interrupt's own signal, maybe with others: they are kept.
+			return errors.Join(ErrInterrupted, e.Signal())
+		case err != unix.EAGAIN && err != unix.EINTR:
+			return err
+		}
+	}
+}
+
+// take waits until the counter is not zero and reads it, and leaves in waitErr
+// what came of it.
+func (e *EventFD) take(fd uintptr) {
+	e.polled[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	if _, e.waitErr = unix.Poll(e.polled[:], -1); e.waitErr == nil {
+		_, e.waitErr = unix.Read(int(fd), e.counter[:])
+	}
+}
+
 // Signal adds one to the counter. A counter that is full stays so: the waiter
 // has plenty to wake for. The error is os.ErrClosed after Close, or that of
 // write(2) where the descriptor is no eventfd.
@@ -93,10 +136,21 @@ func (e *EventFD) Signal() error {
 
 // Interrupt makes the present and each later Wait return ErrInterrupted, until
 // Resume.
-func (e *EventFD) Interrupt() error { return e.file.SetReadDeadline(time.Unix(1, 0)) }
+func (e *EventFD) Interrupt() error {
+	e.interrupted.Store(true)
+	if e.blocked.Load() {
+		if err := e.Signal(); err != nil {
+			return err
+		}
+	}
+	return e.file.SetReadDeadline(time.Unix(1, 0))
+}
 
 // Resume ends the effect of Interrupt. Signals that came meanwhile are kept.
-func (e *EventFD) Resume() error { return e.file.SetReadDeadline(time.Time{}) }
+func (e *EventFD) Resume() error {
+	e.interrupted.Store(false)
+	return e.file.SetReadDeadline(time.Time{})
+}
 
 // File is the descriptor to pass on (to KVM, to another process). It stays the
 // EventFD's own: the caller neither closes it nor changes its flags, and calls

@@ -61,6 +61,7 @@ type Queue struct {
 	kick     *eventfd.EventFD
 	call     *eventfd.EventFD
 	eventIdx bool
+	thread   bool // WaitKick blocks its thread
 
 	desc  []byte
 	avail []byte
@@ -359,7 +360,16 @@ func (q *Queue) DisableKicks() {
 
 // WaitKick waits for the driver's kick. It returns eventfd.ErrInterrupted after
 // Interrupt.
-func (q *Queue) WaitKick() error { return q.kick.Wait() }
+func (q *Queue) WaitKick() error {
+	if q.thread {
+		return q.kick.WaitThread()
+	}
+	return q.kick.Wait()
+}
+
+// UseThread makes WaitKick block its thread, which is quicker, and costs one:
+// see eventfd.EventFD.WaitThread. It is called before anyone waits.
+func (q *Queue) UseThread() { q.thread = true }
 
 // Interrupt ends the present and each later WaitKick: how a device stops its
 // goroutine on this queue. The next NewQueue on the same eventfd ends that.

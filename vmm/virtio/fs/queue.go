@@ -42,6 +42,9 @@ type queue struct {
 }
 
 func (q *queue) start() {
+	if q.limit > 1 {
+		q.q.UseThread()
+	}
 	q.run.wg.Add(1)
 	go q.lead(0)
 }
