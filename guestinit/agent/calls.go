@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,10 +16,11 @@ import (
 )
 
 // How long processes have at the end: to end by themselves after SIGTERM, and to
-// be gone after SIGKILL.
+// be gone after SIGKILL. And how long the host has to take the last answer.
 const (
-	termLimit = 5 * time.Second
-	killLimit = 5 * time.Second
+	termLimit   = 5 * time.Second
+	killLimit   = 5 * time.Second
+	answerLimit = 2 * time.Second
 )
 
 // calls answers the calls on a stream.
@@ -43,8 +45,11 @@ type answering struct {
 func (w answering) Write(b []byte) (int, error) {
 	n, err := w.Conn.Write(b)
 	if *w.off {
-		// The answer is in the device's queue by now, or as good as there.
+		// A restart takes along what the device has not taken yet. The host
+		// closes the connection when it has the answer.
 		w.Conn.CloseWrite()
+		w.Conn.SetReadDeadline(time.Now().Add(answerLimit))
+		io.Copy(io.Discard, struct{ io.Reader }{w.Conn})
 		w.end()
 	}
 	return n, err

@@ -325,7 +325,10 @@ func (p *process) ask(ctx context.Context, name string, request, answer any) err
 		p.guest = call.NewClient(conn)
 	}
 	err := p.guest.Do(ctx, name, request, answer)
-	if errors.Is(err, call.ErrNoAnswer) {
+	// guestinit waits for this before it ends the machine, so that its answer is
+	// not lost.
+	last := name == guest.CallShutdown && err == nil
+	if last || errors.Is(err, call.ErrNoAnswer) {
 		p.guest.Close()
 		p.guest = nil
 	}
