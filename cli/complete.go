@@ -160,7 +160,7 @@ func (a *app) askGuest(ctx context.Context, d *distro.Distro, q *completions.Req
 	if answer, err := a.askResident(ctx, d, q, shell.CompleteStart); err == nil {
 		return completions.NewReply(q, answer)
 	}
-	if answer := a.completionCache(d).find(q); answer != nil {
+	if answer := newCompletionCache(d).find(q); answer != nil {
 		return completions.NewReply(q, answer)
 	}
 	return completions.FilesReply(q)

@@ -70,30 +70,41 @@ func runCompleter(app *app, name string) error {
 		return err
 	}
 	defer f.Close()
-	in, err := cmd.StdinPipe()
+	// Pipes of our own: those of cmd would be closed when the session ends, with
+	// what is still in them.
+	stdin, in, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("start completion server: %w", err)
 	}
-	out, err := cmd.StdoutPipe()
+	defer in.Close()
+	out, stdout, err := os.Pipe()
+	if err != nil {
+		stdin.Close()
+		return fmt.Errorf("start completion server: %w", err)
+	}
+	defer out.Close()
+	cmd.Env, cmd.Stdin, cmd.Stdout = completerEnv(os.Environ()), stdin, stdout
+	err = cmd.Start()
+	stdin.Close()
+	stdout.Close()
 	if err != nil {
 		return fmt.Errorf("start completion server: %w", err)
 	}
-	cmd.Env = completerEnv(os.Environ())
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start completion server: %w", err)
-	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- cmd.Wait()
+		cancel() // the machine was stopped, say
+	}()
 	r := &completions.Resident{Server: completions.NewServer(in, out), Kill: cancel}
-	cache := app.completionCache(d)
+	cache := newCompletionCache(d)
 	r.Answered = func(q *completions.Request, a *completions.Answer) { cache.learn(r, q, a) }
 	err = r.Serve(ctx, l, completions.ResidentIdle)
 	in.Close() // the server ends at the end of its input
 	if err != nil {
 		cancel()
 	}
-	// The session's end is no news here: nobody waits for an answer.
-	if waitErr := cmd.Wait(); waitErr != nil && err == nil {
-		err = fmt.Errorf("completion server: %w", waitErr)
-	}
+	// How the session ended is no news here: nobody waits for an answer.
+	<-ended
 	return err
 }
 
@@ -118,7 +129,8 @@ func completerEnv(env []string) []string {
 	return out
 }
 
-// completionCache is what is remembered of a distro's completions.
-func (a *app) completionCache(d *distro.Distro) *completionCache {
-	return &completionCache{dir: filepath.Join(a.store.Dirs.Cache, "completions", d.Name)}
+// newCompletionCache is what is remembered of a distro's completions. It lies with
+// the distro's disk, and goes with it.
+func newCompletionCache(d *distro.Distro) *completionCache {
+	return &completionCache{dir: filepath.Join(d.Dir, "completions")}
 }

@@ -5,7 +5,8 @@ function __stile_complete
     set -l stile_words (commandline -opc)
     set -l stile_out ($__stile_program complete fish $stile_words (commandline -ct) 2>/dev/null)
     if builtin test $status -eq 3
-        __fish_complete_path (commandline -ct)
+        # Of a command that has no completions of its own: file names.
+        complete -C "'' "(commandline -ct)
     else if builtin test (count $stile_out) -gt 0
         printf '%s\n' $stile_out
     end

@@ -30,7 +30,7 @@ func (f Files) List(dir, cur string) []string {
 	var list, others []string
 	for _, e := range entries {
 		name := e.Name()
-		if !strings.HasPrefix(name, base) || base == "" && name[0] == '.' {
+		if !strings.HasPrefix(name, base) {
 			continue
 		}
 		isDir := e.IsDir()

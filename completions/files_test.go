@@ -28,7 +28,7 @@ func TestFiles(t *testing.T) {
 		cur   string
 		want  []string
 	}{
-		{Files{}, "", []string{"B.TXT", "a.txt", "c.tar.gz", "d.tgz", "e", "new\nline", "none", "sub/", "to/", "\xff"}},
+		{Files{}, "", []string{".hidden", "B.TXT", "a.txt", "c.tar.gz", "d.tgz", "e", "new\nline", "none", "sub/", "to/", "\xff"}},
 		{Files{}, ".", []string{".hidden"}},
 		{Files{}, "sub/", []string{"sub/in.txt"}},
 		{Files{}, "./sub/i", []string{"./sub/in.txt"}},

@@ -12,6 +12,9 @@ type Candidate struct {
 	Desc string // "" if there is none
 	Dir  bool   // a folder, with a slash at its end: the word goes on
 	Open bool   // no blank follows
+	// Hidden is whether it is a file whose name starts with a dot, and nothing of
+	// the name is there: bash has such names, zsh and fish do not.
+	Hidden bool
 }
 
 // A Reply is what a shell is told.
@@ -75,7 +78,8 @@ func (r *Reply) addFiles(c *Command, f Files, before, dir, cur string) {
 	for _, name := range f.List(dir, cur) {
 		r.Filenames = true
 		isDir := strings.HasSuffix(name, "/")
-		cand := Candidate{Text: c.Head + before + name, Part: before + strings.TrimSuffix(name, "/"), Dir: isDir, Open: isDir}
+		cand := Candidate{Text: c.Head + before + name, Part: before + strings.TrimSuffix(name, "/"), Dir: isDir, Open: isDir,
+			Hidden: strings.HasPrefix(name[strings.LastIndexByte(cur, '/')+1:], ".") && (cur == "" || strings.HasSuffix(cur, "/"))}
 		if !slices.ContainsFunc(r.Candidates, func(o Candidate) bool { return o.Text == cand.Text || o.Text+"/" == cand.Text }) {
 			r.Candidates = append(r.Candidates, cand)
 		}
@@ -133,6 +137,9 @@ func (r *Reply) Zsh() string {
 	var b strings.Builder
 	b.WriteString(strings.Join(words, " ") + "\x00" + r.Head + "\x00")
 	for _, c := range r.Candidates {
+		if c.Hidden {
+			continue
+		}
 		kind, text := "w", c.Text
 		switch {
 		case c.Dir:
@@ -152,7 +159,7 @@ func (r *Reply) Zsh() string {
 func (r *Reply) Lines() string {
 	var b strings.Builder
 	for _, c := range r.Candidates {
-		if strings.ContainsAny(c.Text, "\n\t\r\x00") || c.Text == "" {
+		if strings.ContainsAny(c.Text, "\n\t\r\x00") || c.Text == "" || c.Hidden {
 			continue
 		}
 		b.WriteString(c.Text)

@@ -16,6 +16,9 @@ func TestReply(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "some file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(dir, ".hidden"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	const noColon = " \t\n\"'><=;|&("
 	for _, tt := range []struct {
 		name, line, breaks string
@@ -48,6 +51,10 @@ func TestReply(t *testing.T) {
 			"filenames|some file|sub|", "||fsome file||dsub||", "some file\nsub/\n"},
 		{"folders too", "x s", Breaks, Answer{Options: []string{"plusdirs"}, Candidates: []string{"sx"}},
 			"filenames|sx|sub|", "||fsx||dsub||", "sx\nsub/\n"},
+		{"hidden files", "x ", Breaks, Answer{Files: []Files{{}}},
+			"filenames|.hidden|some file|sub|", "||fsome file||dsub||", "some file\nsub/\n"},
+		{"hidden files that are wanted", "x .h", Breaks, Answer{Files: []Files{{Cur: ".h"}}},
+			"filenames|.hidden|", "||f.hidden||", ".hidden\n"},
 		{"none", "x s", Breaks, Answer{}, "|", "||", ""},
 		{"order", "x s", Breaks, Answer{Options: []string{"nosort"}, Candidates: []string{"s2", "s1"}},
 			"nosort|s2|s1|", "nosort||ws2||ws1||", "s2\ns1\n"},

@@ -18,7 +18,7 @@ const ResidentIdle = 30 * time.Second
 // askLimit is how long one answer may take, in an emulated guest that loads a
 // command's functions for the first time. The server itself ends a function that
 // takes longer than it allows; this is for a guest that does not answer at all.
-const askLimit = 20 * time.Second
+const askLimit = 40 * time.Second
 
 // A Resident hands the requests of all shells on to the one server of a distro.
 type Resident struct {

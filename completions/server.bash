@@ -169,7 +169,7 @@ while IFS= read -r -u 21 __stile_n && IFS= LC_ALL=C read -r -N "$__stile_n" -u 2
 		__stile_done=0
 	) &
 	__stile_status=1
-	IFS= read -r -N 1 -t "${__stile_limit:-5}" -u 22 __stile_status || {
+	IFS= read -r -N 1 -t "${__stile_limit:-15}" -u 22 __stile_status || {
 		kill -KILL -- "-$!"
 		IFS= read -r -N 1 -t 0.01 -u 22 # what it may have said just then
 		__stile_status=1
