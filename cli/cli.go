@@ -98,7 +98,7 @@ func commands() []*command {
 		newInitCommand(), newPromptCommand(), newTrustCommand(), newUntrustCommand(),
 		newShareCommand(), newUnshareCommand(), newSharesCommand(),
 		newStartCommand(), newStopCommand(), newStatusCommand(), newLogsCommand(),
-		newDoctorCommand(), newVersionCommand(), newHelpCommand(),
+		newTestscriptCommand(), newDoctorCommand(), newVersionCommand(), newHelpCommand(),
 		newMachineCommand(), newVMMCommand(), newManCommand(), newViewCommand(), newCompleteCommand(), newCompleterCommand(), newNotFoundCommand(),
 	}
 }

@@ -15,7 +15,7 @@ const module = "github.com/stilehq/stile"
 var layers = [][]string{
 	{""},
 	{"cli"},
-	{"shim", "guestinit", "guestinit/...", "completions"},
+	{"shim", "guestinit", "guestinit/...", "completions", "stiletest"},
 	{"machine", "machine/..."},
 	{"distro", "distro/..."},
 	{"interop/..."},

@@ -136,7 +136,7 @@ func (u *ui) commandList(list []*command) {
 	u.say("stile runs commands of a Linux guest as if they were the host's own.\n\nusage: stile COMMAND [ARGUMENT...]\n")
 	for _, c := range list {
 		if !c.hidden {
-			u.say("  %-9s %s", c.name, c.short)
+			u.say("  %-10s %s", c.name, c.short)
 		}
 	}
 	u.say("\nstile help COMMAND tells more of each, stile help config of the settings.")
@@ -152,6 +152,16 @@ func (u *ui) checks(list []check) {
 		u.say("%-8s %-*s  %s", c.Level, width, c.Name, printable(c.Detail))
 		if c.Cure != "" {
 			u.say("%-8s %-*s  → %s", "", width, "", c.Cure)
+		}
+	}
+}
+
+// scriptDone prints how a script ended, and its log where that is wanted.
+func (u *ui) scriptDone(r *scriptResult, verbose bool) {
+	u.say("%-4s  %6.2fs  %s", r.Outcome, r.Seconds, printable(r.Name))
+	if verbose || r.Outcome == outcomeFail {
+		for line := range strings.Lines(r.Log) {
+			u.say("    %s", printable(strings.ReplaceAll(strings.TrimRight(line, "\n"), "\t", "    ")))
 		}
 	}
 }
