@@ -13,7 +13,7 @@ import (
 func newManCommand() *command {
 	var list bool
 	return &command{
-		name: "man", args: "[COMMAND]", max: 1, hidden: true,
+		name: "man", args: "[COMMAND] [--list]", max: 1, hidden: true,
 		short: "Print a manual page",
 		flags: func(f *pflag.FlagSet) {
 			f.BoolVar(&list, "list", false, "print the names of the commands that have a page")
