@@ -40,5 +40,10 @@ idle = "60s"           # how long a machine waits for work; "0s" is for ever
 [shares]               # besides "~" = "rw" and "/tmp" = "rw"
 "~/src" = "ro"         # rw, ro or none
 
+[shell]                # of the hooks of stile init
+command_not_found = "offer"   # or run it in the guest ("run"), or "off"
+complete_wait = "300ms"       # how long TAB waits for the guest; then file names
+complete_start = false        # whether TAB may start a machine
+
 [distro.debian]
 memory = "8GiB"`

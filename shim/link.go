@@ -13,6 +13,7 @@ const maxLinks = 40
 // A call is what the shim was asked to do.
 type call struct {
 	wire.Record
+	link string   // the link's name; "" for stile run
 	path string   // what to execute in the guest; "" is argv[0]
 	argv []string // of the guest command
 }
@@ -40,7 +41,7 @@ func newCall() (*call, *wire.Error) {
 		}
 		return nil, &wire.Error{Code: 125, What: early.Execfn(), Why: why, Hint: "make links with: stile link"}
 	}
-	c.path = c.Command
+	c.link, c.path = name, c.Command
 	if c.path == "" {
 		c.path = name
 	}

@@ -194,6 +194,9 @@ func (s *session) message(t wire.Type, body []byte) error {
 		}
 		if t == wire.TypeError {
 			s.terminal.restore()
+			if link := s.call.link; link != "" && m.Code == 127 && m.Hint == "" {
+				m.Hint = "install it there, or take the link away: stile unlink " + link
+			}
 			fail(&m)
 		}
 		printError(&m)
