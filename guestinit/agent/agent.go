@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/stilehq/stile/guestinit/root"
 	"github.com/stilehq/stile/guestinit/sock"
 	"github.com/stilehq/stile/guestinit/spawn"
 	"github.com/stilehq/stile/guestinit/users"
@@ -111,6 +112,7 @@ func (a *Agent) control(c *sock.Conn, reader *wire.Reader, id uint64) {
 		return
 	}
 	a.clock.set(s.run.Time)
+	root.Fence() // the command sees the shares as they are now
 	a.mu.Lock()
 	if a.ending || a.opts.Spawner == nil {
 		a.mu.Unlock()

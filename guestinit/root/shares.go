@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -21,7 +22,30 @@ func Shares() error {
 	if err := unix.Mount(guest.ShareTag, sharesDir, "virtiofs", unix.MS_NODEV|unix.MS_NOATIME, ""); err != nil {
 		return fmt.Errorf("mount the shares: %w", err)
 	}
+	f, err := os.Open(sharesDir)
+	if err != nil {
+		return fmt.Errorf("open the shares: %w", err)
+	}
+	sharesRoot.Store(f)
 	return nil
+}
+
+// sharesRoot is the folder of all shares, open for as long as the guest runs.
+var sharesRoot atomic.Pointer[os.File]
+
+// fenceIoctl is FUSE_IOC_FENCE, of the kernel's patch 0003.
+const fenceIoctl = 229<<8 | 128
+
+// Fence makes the guest look at the shares anew: what was done on the host
+// before it, each command that starts after it sees. It costs one system call,
+// and a request for each name or file that is used again.
+//
+// A kernel without the patch has no such call, and is given nothing to keep
+// (vmm/fileserver).
+func Fence() {
+	if f := sharesRoot.Load(); f != nil {
+		_ = unix.IoctlSetInt(int(f.Fd()), fenceIoctl, 0)
+	}
 }
 
 // A Share is a share on its way into the distro: a mount without a place.
@@ -36,6 +60,7 @@ func OpenShare(s guest.Share) (*Share, error) {
 	if s.Dir == "" || strings.ContainsAny(s.Dir, "/\x00") || s.Dir == "." || s.Dir == ".." {
 		return nil, fmt.Errorf("share %s: its name %q is not one", s.Path, s.Dir)
 	}
+	Fence() // the name may be an earlier share's
 	fd, err := unix.OpenTree(unix.AT_FDCWD, sharesDir+"/"+s.Dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_NO_AUTOMOUNT)
 	if err != nil {
 		return nil, fmt.Errorf("open share %s: %w", s.Path, err)

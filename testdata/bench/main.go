@@ -74,7 +74,7 @@ func parse(ctx context.Context) error {
 	flag.StringVar(&b.accel, "accel", "tcg", "the accelerator of both: tcg (stile's engine qemu) or kvm (kvm)")
 	flag.IntVar(&b.cpus, "cpus", runtime.NumCPU(), "vCPUs of each machine")
 	flag.IntVar(&b.memory, "memory", 2048, "`MiB` of each machine")
-	flag.StringVar(&b.timeout, "timeout", "0.25", "the peer's FUSE timeouts in `seconds`: by default those of vmm/fileserver")
+	flag.StringVar(&b.timeout, "timeout", "1", "the peer's FUSE timeouts in `seconds`: by default those of vmm/fileserver")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))

@@ -12,8 +12,9 @@ import (
 // CachedTimeouts are the timeouts for a guest kernel that has stile's patches
 // (SetCached): its caches are dropped at once where a command crosses the
 // fence, and attributes are checked at each open, so that a timeout only says
-// how soon a process that runs all the while sees what the host did.
-var CachedTimeouts = [3]time.Duration{250 * time.Millisecond, 250 * time.Millisecond, 250 * time.Millisecond}
+// how soon a process that runs all the while sees what the host did. They are
+// those of virtiofsd's cache=auto.
+var CachedTimeouts = [3]time.Duration{time.Second, time.Second, time.Second}
 
 const (
 	entryTimeout = iota
