@@ -79,7 +79,7 @@ func startOn(ctx context.Context, app *app, name, engine string) error {
 		return err
 	}
 	defer c.Close()
-	st, err := c.Status(ctx)
+	st, err := c.Status(ctx, false)
 	if err != nil {
 		return err
 	}

@@ -14,13 +14,21 @@ import (
 )
 
 func newStatusCommand() *command {
-	var json bool
+	var json, verbose bool
 	return &command{
-		name: "status", args: "[NAME] [--json]", max: 1,
+		name: "status", args: "[NAME] [-v] [--json]", max: 1,
 		short: "Show which machines run, and what keeps them",
-		flags: func(f *pflag.FlagSet) { jsonFlag(f, &json) },
+		long: `
+With -v it tells of each running machine which engine it has and why, and what it
+has done so far: exits of its vCPUs to stile (with the kvm engine), and for each
+virtio device that stile serves the requests, packets or buffers of each queue,
+and how often the guest was interrupted for them.`,
+		flags: func(f *pflag.FlagSet) {
+			f.BoolVarP(&verbose, "verbose", "v", false, "tell the engine and what the machine has done")
+			jsonFlag(f, &json)
+		},
 		run: func(ctx context.Context, app *app, args []string) error {
-			return runStatus(ctx, app, first(args), json)
+			return runStatus(ctx, app, first(args), json, verbose)
 		},
 	}
 }
@@ -44,7 +52,7 @@ type statusEntry struct {
 // statusLimit is how long a machine may take to answer.
 const statusLimit = 3 * time.Second
 
-func runStatus(ctx context.Context, app *app, name string, json bool) error {
+func runStatus(ctx context.Context, app *app, name string, json, verbose bool) error {
 	list, err := app.store.List()
 	if err != nil {
 		return err
@@ -58,7 +66,7 @@ func runStatus(ctx context.Context, app *app, name string, json bool) error {
 	}
 	var entries []statusEntry
 	for _, d := range list {
-		entries = append(entries, status(ctx, d))
+		entries = append(entries, status(ctx, d, verbose))
 	}
 	if json {
 		return app.ui.json(entries)
@@ -72,10 +80,16 @@ func runStatus(ctx context.Context, app *app, name string, json bool) error {
 		rows = append(rows, e.row())
 	}
 	app.ui.table([]string{"NAME", "STATE", "ENGINE", "PID", "UP", "MEMORY", "KERNEL", "KEPT BY"}, rows)
+	for _, e := range entries {
+		if verbose && e.Status != nil {
+			app.ui.say("")
+			app.ui.table([]string{e.Name, ""}, e.details())
+		}
+	}
 	return nil
 }
 
-func status(ctx context.Context, d *distro.Distro) statusEntry {
+func status(ctx context.Context, d *distro.Distro, verbose bool) statusEntry {
 	ctx, cancel := context.WithTimeout(ctx, statusLimit)
 	defer cancel()
 	e := statusEntry{Name: d.Name, State: stateStuck}
@@ -88,7 +102,7 @@ func status(ctx context.Context, d *distro.Distro) statusEntry {
 		return e
 	}
 	defer c.Close()
-	s, err := c.Status(ctx)
+	s, err := c.Status(ctx, verbose)
 	if err != nil {
 		return e
 	}

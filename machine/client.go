@@ -52,10 +52,11 @@ func (c *Client) Close() error { return c.calls.Close() }
 // cannot come up.
 func (c *Client) Ready(ctx context.Context) error { return c.calls.Do(ctx, callReady, nil, nil) }
 
-// Status asks the machine for its state.
-func (c *Client) Status(ctx context.Context) (Status, error) {
+// Status asks the machine for its state, and with counts for what it has done
+// so far.
+func (c *Client) Status(ctx context.Context, counts bool) (Status, error) {
 	var s Status
-	err := c.calls.Do(ctx, callStatus, nil, &s)
+	err := c.calls.Do(ctx, callStatus, statusRequest{Counts: counts}, &s)
 	return s, err
 }
 

@@ -11,6 +11,8 @@ package machine
 import (
 	"errors"
 	"time"
+
+	"github.com/stilehq/stile/vmm"
 )
 
 // ErrNotRunning says that no machine of the distro runs.
@@ -19,11 +21,15 @@ var ErrNotRunning = errors.New("not running")
 // Names of the calls that a supervisor answers.
 const (
 	callReady   = "ready"   // answered when the guest is up, or cannot come up
-	callStatus  = "status"  // → Status
+	callStatus  = "status"  // statusRequest → Status
 	callStop    = "stop"    // stopRequest
 	callShare   = "share"   // guest.Share
 	callUnshare = "unshare" // guest.Share
 )
+
+type statusRequest struct {
+	Counts bool `json:"counts"`
+}
 
 type stopRequest struct {
 	Force bool `json:"force"`
@@ -33,7 +39,7 @@ type stopRequest struct {
 type Status struct {
 	Distro   string    `json:"distro"`
 	PID      int       `json:"pid"`       // of the supervisor
-	Engine   string    `json:"engine"`    // "qemu"
+	Engine   string    `json:"engine"`    // "kvm", "qemu"
 	Why      string    `json:"engineWhy"` // why that engine
 	Version  string    `json:"version"`   // of the stile that runs it
 	Kernel   string    `json:"kernel"`    // uname -r in the guest; "" while it starts
@@ -44,4 +50,6 @@ type Status struct {
 	IdleIn   float64   `json:"idleIn"`   // seconds until it ends by itself; 0: something keeps it alive
 	Memory   uint64    `json:"memory"`   // bytes of guest memory
 	Resident uint64    `json:"resident"` // bytes of host memory that its processes hold, guest memory included
+
+	Counts *vmm.Counts `json:"counts,omitempty"` // where they were asked for
 }

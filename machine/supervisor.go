@@ -17,6 +17,7 @@ import (
 	"github.com/stilehq/stile/interop/session"
 	"github.com/stilehq/stile/interop/wire"
 	"github.com/stilehq/stile/machine/vmmproc"
+	"github.com/stilehq/stile/vmm"
 )
 
 // How long the supervisor waits for others.
@@ -400,7 +401,22 @@ func (s *supervisor) handle(ctx context.Context, name string, body []byte) (any,
 			return nil, ctx.Err()
 		}
 	case callStatus:
-		return s.report(ctx), nil
+		var r statusRequest
+		if len(body) > 0 { // that of an older stile has none
+			if err := json.Unmarshal(body, &r); err != nil {
+				return nil, err
+			}
+		}
+		st := s.report(ctx)
+		if r.Counts && s.vm != nil {
+			ctx, cancel := context.WithTimeout(ctx, guestLimit)
+			defer cancel()
+			st.Counts = new(vmm.Counts)
+			if err := s.vm.calls.Do(ctx, vmmproc.CallCounts, nil, st.Counts); err != nil {
+				return nil, err
+			}
+		}
+		return st, nil
 	case callStop:
 		var r stopRequest
 		if err := json.Unmarshal(body, &r); err != nil {

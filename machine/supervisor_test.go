@@ -18,6 +18,7 @@ import (
 	"github.com/stilehq/stile/interop/session"
 	"github.com/stilehq/stile/interop/wire"
 	"github.com/stilehq/stile/machine/vmmproc"
+	"github.com/stilehq/stile/vmm"
 )
 
 // A bench is a supervisor whose vmm process is the test.
@@ -92,13 +93,16 @@ func dial(t *testing.T, b *bench) *Client {
 
 func TestReadyAndStatus(t *testing.T) {
 	b := newBench(t, time.Hour, func(_ context.Context, name string, _ []byte) (any, error) {
+		if name == vmmproc.CallCounts {
+			return vmm.Counts{Exits: map[string]uint64{"pio": 3}}, nil
+		}
 		if name != vmmproc.CallProcesses {
 			return nil, errors.New("unknown call " + name)
 		}
 		return guest.Processes{Left: []guest.Process{{PID: 7, Command: "sleep"}}}, nil
 	})
 	c := dial(t, b)
-	if st, err := c.Status(t.Context()); err != nil || st.Ready || st.Distro != "d" || st.PID != os.Getpid() || st.Memory != 1<<30 {
+	if st, err := c.Status(t.Context(), false); err != nil || st.Ready || st.Distro != "d" || st.PID != os.Getpid() || st.Memory != 1<<30 {
 		t.Errorf("before it is up: %+v, %v", st, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -114,8 +118,11 @@ func TestReadyAndStatus(t *testing.T) {
 	if err := c.Ready(t.Context()); err != nil {
 		t.Fatalf("ready: %v", err)
 	}
-	soon(t, "sessions", func() bool { st, err := c.Status(t.Context()); return err == nil && st.Sessions == 3 })
-	st, err := c.Status(t.Context())
+	soon(t, "sessions", func() bool { st, err := c.Status(t.Context(), false); return err == nil && st.Sessions == 3 })
+	st, err := c.Status(t.Context(), false)
+	if counted, err := c.Status(t.Context(), true); err != nil || st.Counts != nil || counted.Counts == nil || counted.Counts.Exits["pio"] != 3 {
+		t.Errorf("counts: %+v, unasked %+v, %v", counted.Counts, st.Counts, err)
+	}
 	if err != nil || !st.Ready || st.Kernel != "7.3" || !slices.Equal(st.Left, []string{"7 sleep"}) || st.IdleIn != 0 {
 		t.Errorf("when it is up: %+v, %v", st, err)
 	}
@@ -274,7 +281,7 @@ func TestAcceptGoesOn(t *testing.T) {
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if _, err := c.Status(ctx); err != nil {
+	if _, err := c.Status(ctx, false); err != nil {
 		t.Errorf("status: %v", err)
 	}
 }

@@ -1,6 +1,6 @@
 // Package vmm is one virtual machine as the rest of stile sees it: a Config goes
 // into an Engine, a Machine comes out. The engines are in folders of their own:
-// vmm/qemu (QEMU microvm, for hosts without a usable KVM) and, to come, vmm/kvm.
+// vmm/kvm, and vmm/qemu (QEMU microvm) for hosts without a usable KVM.
 package vmm
 
 import (
@@ -48,4 +48,40 @@ type Machine interface {
 	// Kill ends the machine at once, as a power cut would. Wait returns soon
 	// after it. It is idempotent.
 	Kill() error
+	// Counts is what the machine has done so far. It may be called at any
+	// time.
+	Counts() Counts
+}
+
+// Counts is a machine's work in numbers that carry no noise.
+type Counts struct {
+	// Exits are how often vCPUs came back from the hardware, by kind; nil with
+	// an engine that has none, or whose are another process's.
+	Exits map[string]uint64 `json:"exits,omitempty"`
+	// Accesses are those of the exits that were made for a port or a register,
+	// the most frequent first.
+	Accesses []Access `json:"accesses,omitempty"`
+	// Devices are those that the vmm process serves.
+	Devices []DeviceCount `json:"devices"`
+}
+
+// An Access is a kind of access that took an exit.
+type Access struct {
+	To    string `json:"to"` // "port 0x64", "virtio-blk 0x70" (the register), "no device"
+	Write bool   `json:"write"`
+	Count uint64 `json:"count"`
+}
+
+// Verb is "read" or "write".
+func (a Access) Verb() string {
+	if a.Write {
+		return "write"
+	}
+	return "read"
+}
+
+// A DeviceCount is the work of one device, by queue.
+type DeviceCount struct {
+	Name   string         `json:"name"` // "virtio-vsock"
+	Queues []virtio.Count `json:"queues"`
 }

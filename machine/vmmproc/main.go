@@ -81,6 +81,7 @@ type process struct {
 	cfg      Config
 	vsock    *vsock.Device
 	files    *fileserver.Server
+	machine  vmm.Machine // from CallStart on, which is the first call
 	sessions *session.Server
 	input    *os.File // tar stream of an import
 	up       chan struct{}
@@ -146,6 +147,7 @@ func (p *process) start(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	p.machine = m
 	go p.awaitReady(listener)
 	go p.accept()
 	go func() { p.ended <- m.Wait() }()
@@ -157,9 +159,14 @@ func (p *process) start(ctx context.Context, cfg Config) error {
 func (p *process) engine() (vmm.Engine, *vmm.Config, int) {
 	file := func(i int, name string) *os.File { return os.NewFile(engineFD+uintptr(i), name) }
 	if p.cfg.Engine == kvm.Name {
-		return &kvm.Engine{KVM: file(FileKVM, "kvm")}, &vmm.Config{
+		device := file(FileKVM, "kvm")
+		var params []string
+		if on, err := kvm.OnTCG(device); err == nil && on {
+			params = []string{"maxcpus=1"} // see vmm/qemu; guestinit starts the others
+		}
+		return &kvm.Engine{KVM: device}, &vmm.Config{
 			CPUs: p.cfg.CPUs, Memory: p.cfg.Memory,
-			Kernel: file(FileKernel, "kernel"), Initramfs: file(FileInitramfs, "initramfs"),
+			Kernel: file(FileKernel, "kernel"), Initramfs: file(FileInitramfs, "initramfs"), Cmdline: params,
 			Disk: file(FileDisk, "disk"), Console: file(FileConsole, "console"),
 		}, kvmFiles
 	}
@@ -295,6 +302,8 @@ func (p *process) handle(ctx context.Context, name string, body []byte) (any, er
 		return nil, p.ask(ctx, guest.CallShutdown, nil, nil)
 	case CallImport:
 		return nil, p.importTar(ctx)
+	case CallCounts:
+		return p.machine.Counts(), nil
 	}
 	return nil, errors.New("unknown call")
 }

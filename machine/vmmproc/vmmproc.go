@@ -42,6 +42,7 @@ const (
 	CallProcesses = "processes" // → guest.Processes
 	CallShutdown  = "shutdown"  // the guest ends itself in order
 	CallImport    = "import"    // the guest unpacks the tar stream
+	CallCounts    = "counts"    // → vmm.Counts
 )
 
 // Config is what a vmm process is told first.

@@ -179,12 +179,13 @@ func (m *Machine) connect(devices []virtio.Device) error {
 	m.defers(sink.Close)
 	for i, dev := range devices {
 		page := pages[i*mmio.Size : (i+1)*mmio.Size : (i+1)*mmio.Size]
+		dev, counter := virtio.Counting(dev)
 		t, err := mmio.New(dev, mmio.Config{Memory: m.memory.Memory, Page: page, Fail: m.end})
 		if err != nil {
 			return err
 		}
 		m.defers(t.Close)
-		d := &device{name: deviceName(dev.ID()), transport: t, gpa: deviceBase + uint64(i*mmio.Size), gsi: deviceGSIs[i]}
+		d := &device{name: virtio.DeviceName(dev.ID()), transport: t, gpa: deviceBase + uint64(i*mmio.Size), gsi: deviceGSIs[i], counter: counter}
 		if err := m.wire(d, sink); err != nil {
 			return fmt.Errorf("%s: %w", d.name, err)
 		}
@@ -203,13 +204,4 @@ func (m *Machine) wire(d *device, sink *eventfd.EventFD) error {
 		return err
 	}
 	return m.vm.interruptOnSignal(d.transport.Interrupt(), d.gsi)
-}
-
-func deviceName(id uint32) string {
-	names := map[uint32]string{virtio.IDNet: "virtio-net", virtio.IDBlock: "virtio-blk", virtio.IDConsole: "virtio-console",
-		virtio.IDRNG: "virtio-rng", virtio.IDBalloon: "virtio-balloon", virtio.IDVsock: "virtio-vsock", virtio.IDFS: "virtio-fs"}
-	if name, ok := names[id]; ok {
-		return name
-	}
-	return fmt.Sprintf("virtio-%d", id)
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stilehq/stile/vmm"
+	"github.com/stilehq/stile/vmm/virtio"
 	"github.com/stilehq/stile/vmm/virtio/mmio"
 )
 
@@ -44,6 +45,7 @@ type device struct {
 	transport *mmio.Transport
 	gpa       uint64
 	gsi       uint32
+	counter   *virtio.Counter
 }
 
 type state int
@@ -229,6 +231,16 @@ func (m *Machine) unpark() error {
 
 // Stats counts the exits so far.
 func (m *Machine) Stats() Stats { return m.count.stats() }
+
+// Counts implements vmm.Machine.
+func (m *Machine) Counts() vmm.Counts {
+	s := m.Stats()
+	c := vmm.Counts{Exits: s.Exits, Accesses: s.accesses()}
+	for _, d := range m.devices {
+		c.Devices = append(c.Devices, vmm.DeviceCount{Name: d.name, Queues: d.counter.Counts()})
+	}
+	return c
+}
 
 // VCPUs is the number of vCPUs.
 func (m *Machine) VCPUs() int { return len(m.vcpus) }

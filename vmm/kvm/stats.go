@@ -1,8 +1,13 @@
 package kvm
 
 import (
+	"cmp"
+	"fmt"
 	"maps"
+	"slices"
 	"sync"
+
+	"github.com/stilehq/stile/vmm"
 )
 
 // Stats counts how often vCPUs came out of KVM_RUN, and what for. It is what a
@@ -27,6 +32,25 @@ type MMIO struct {
 	Device   string // "virtio-blk"; "" where there is no device, for all such addresses
 	Register uint32 // offset into the device's page
 	Write    bool
+}
+
+// accesses lists the exits for ports and registers, the most frequent first.
+func (s *Stats) accesses() []vmm.Access {
+	var list []vmm.Access
+	for p, n := range s.PIO {
+		list = append(list, vmm.Access{To: fmt.Sprintf("port %#x", p.Port), Write: p.Write, Count: n})
+	}
+	for r, n := range s.MMIO {
+		to := "no device"
+		if r.Device != "" {
+			to = fmt.Sprintf("%s %#x", r.Device, r.Register)
+		}
+		list = append(list, vmm.Access{To: to, Write: r.Write, Count: n})
+	}
+	slices.SortFunc(list, func(a, b vmm.Access) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.To, b.To), cmp.Compare(a.Verb(), b.Verb()))
+	})
+	return list
 }
 
 // Total is the number of exits.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stilehq/stile/vmm"
 	"github.com/stilehq/stile/vmm/vhostuser"
+	"github.com/stilehq/stile/vmm/virtio"
 )
 
 // Engine is the half of the engine in the vmm process: it serves the devices of
@@ -33,6 +34,8 @@ func (e *Engine) Start(_ context.Context, cfg *vmm.Config) (vmm.Machine, error) 
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &machine{cancel: cancel}
 	for i, dev := range cfg.Devices {
+		dev, counter := virtio.Counting(dev)
+		m.devices = append(m.devices, device{virtio.DeviceName(dev.ID()), counter})
 		conn, err := net.FileConn(e.Sockets[i])
 		e.Sockets[i].Close()
 		if err != nil {
@@ -57,9 +60,26 @@ func (e *Engine) Start(_ context.Context, cfg *vmm.Config) (vmm.Machine, error) 
 type machine struct {
 	cancel  context.CancelFunc
 	serving sync.WaitGroup
+	devices []device
 
 	mu  sync.Mutex
 	err error
+}
+
+// A device is one that is served here, with its work.
+type device struct {
+	name    string
+	counter *virtio.Counter
+}
+
+// Counts implements vmm.Machine. Of the vCPUs and its own devices QEMU tells
+// nothing.
+func (m *machine) Counts() vmm.Counts {
+	var c vmm.Counts
+	for _, d := range m.devices {
+		c.Devices = append(c.Devices, vmm.DeviceCount{Name: d.name, Queues: d.counter.Counts()})
+	}
+	return c
 }
 
 func (m *machine) fail(err error) {

@@ -9,7 +9,11 @@
 // runs under each engine, and is tested and fuzzed alone.
 package virtio
 
-import "github.com/stilehq/stile/vmm/memory"
+import (
+	"fmt"
+
+	"github.com/stilehq/stile/vmm/memory"
+)
 
 // Device types (section 5).
 const (
@@ -21,6 +25,16 @@ const (
 	IDVsock   = 19
 	IDFS      = 26
 )
+
+// DeviceName names a device type as the specification does.
+func DeviceName(id uint32) string {
+	names := map[uint32]string{IDNet: "virtio-net", IDBlock: "virtio-blk", IDConsole: "virtio-console",
+		IDRNG: "virtio-rng", IDBalloon: "virtio-balloon", IDVsock: "virtio-vsock", IDFS: "virtio-fs"}
+	if name, ok := names[id]; ok {
+		return name
+	}
+	return fmt.Sprintf("virtio-%d", id)
+}
 
 // Feature bits that concern the rings, not a device (section 6).
 const (

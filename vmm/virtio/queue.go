@@ -75,6 +75,7 @@ type Queue struct {
 	hasCall  bool   // the driver was called at least once
 	usedFlag uint16
 	free     []*Chain // to be used again: Pop allocates nothing in the long run
+	count    Count
 
 	inFlight []atomic.Bool // by head: popped and not pushed
 	fence    atomic.Uint32
@@ -291,6 +292,7 @@ func (q *Queue) push(c *Chain, written uint32) {
 	binary.LittleEndian.PutUint32(e, uint32(c.Head))
 	binary.LittleEndian.PutUint32(e[4:], written)
 	q.usedIdx++
+	q.count.Chains++
 	q.inFlight[c.Head].Store(false) // before the driver may offer it again
 	q.storeUsed()
 	q.free = append(q.free, c)
@@ -318,6 +320,7 @@ func (q *Queue) Notify() error {
 	if !want || q.call == nil {
 		return nil
 	}
+	q.count.Calls++
 	return q.call.Signal()
 }
 
