@@ -187,8 +187,10 @@ func TestRequestState(t *testing.T) {
 		}
 		return set
 	}
-	if want := bit(unix.SIGPIPE, unix.SIGUSR1, unix.SIGHUP); r.run.Ignored != want {
-		t.Errorf("ignored signals %#x, want %#x", r.run.Ignored, want)
+	// glibc's posix_spawn, make's for one, has its own two signals ignored.
+	ignored := r.run.Ignored &^ bit(32, 33)
+	if want := bit(unix.SIGPIPE, unix.SIGUSR1, unix.SIGHUP); ignored != want {
+		t.Errorf("ignored signals %#x, want %#x", ignored, want)
 	}
 	if want := bit(unix.SIGUSR2, unix.SIGTERM); r.run.Blocked != want {
 		t.Errorf("blocked signals %#x, want %#x", r.run.Blocked, want)
