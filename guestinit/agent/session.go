@@ -160,7 +160,7 @@ func (s *session) message(typ wire.Type, payload []byte) {
 		if m.Terminal && s.terminal != nil {
 			s.terminal.signal(unix.Signal(m.Number), m.Foreground)
 		} else {
-			s.process.Signal(unix.Signal(m.Number))
+			s.deliver(unix.Signal(m.Number))
 		}
 	case wire.TypeResume:
 		var m wire.Resume
@@ -190,6 +190,19 @@ func (s *session) message(typ wire.Type, payload []byte) {
 		if m.Parse(payload) == nil && s.terminal != nil {
 			s.terminal.resize(m)
 		}
+	}
+}
+
+// deliver is for a signal that somebody sent to the shim. Those that end or stop a
+// job are the whole group's: timeout(1), a shell's kill %1 and its hang-up send
+// them to the group that the command would be in, of which the shim is all that
+// there is on the host.
+func (s *session) deliver(sig unix.Signal) {
+	switch sig {
+	case unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGTSTP:
+		s.process.SignalGroup(sig)
+	default:
+		s.process.Signal(sig)
 	}
 }
 
