@@ -207,6 +207,7 @@ func cmdStatus(ts *testscript.TestScript, neg bool, args []string) {
 	cmd.Args[0] = args[1]
 	cmd.Dir, cmd.Env = ts.MkAbs("."), environ(ts)
 	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.WaitDelay = 10 * slow * time.Second // what is left behind may have them open
 	err = cmd.Run()
 	got := "0"
 	var exit *exec.ExitError
