@@ -1,10 +1,12 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -85,10 +87,23 @@ func startVM(ctx context.Context, s *spec) (_ *vm, err error) {
 	if err := v.startVMM(s, files.pass); err != nil {
 		return nil, err
 	}
-	return v, v.calls.Do(ctx, vmmproc.CallStart, vmmproc.Config{
+	var started vmmproc.Started
+	err = v.calls.Do(ctx, vmmproc.CallStart, vmmproc.Config{
 		Engine: string(s.engine), CPUs: s.cpus, Memory: s.memory,
 		Guest: s.guest, Hidden: s.hidden, Links: s.links, Input: s.input != nil,
-	}, nil)
+	}, &started)
+	if started.Unconfined != "" {
+		fmt.Fprintf(s.console, "stile: distro %s: the vmm process is not confined: %s\n", s.guest.Distro, started.Unconfined)
+	}
+	if errors.Is(err, call.ErrNoAnswer) {
+		// The vmm process has ended, and said why, or is about to.
+		select {
+		case <-v.vmm.Done():
+			err = cmp.Or(v.processError(), err)
+		case <-time.After(reasonLimit):
+		}
+	}
+	return v, err
 }
 
 // engineFiles are the descriptors that the vmm process gets for its engine, in

@@ -56,6 +56,12 @@ func run() error {
 		return err
 	}
 	p := &process{serve: serve, ended: make(chan error, 1), up: make(chan struct{}), shares: make(map[string]guest.Share)}
+	// Before there is a guest that could take this process over.
+	if err := confine(); errors.Is(err, errNoSeccomp) {
+		p.unconfined = err.Error()
+	} else if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
@@ -86,6 +92,8 @@ type process struct {
 	input    *os.File // tar stream of an import
 	up       chan struct{}
 	ended    chan error
+
+	unconfined string // why this process has rights that it needs not
 
 	eventsMu sync.Mutex
 	serve    *net.UnixConn // written to with eventsMu held
@@ -278,7 +286,7 @@ func (p *process) handle(ctx context.Context, name string, body []byte) (any, er
 		if err := json.Unmarshal(body, &cfg); err != nil {
 			return nil, err
 		}
-		return nil, p.start(ctx, cfg)
+		return Started{Unconfined: p.unconfined}, p.start(ctx, cfg)
 	case CallShare, CallUnshare:
 		var s guest.Share
 		if err := json.Unmarshal(body, &s); err != nil {

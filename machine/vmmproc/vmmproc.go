@@ -1,7 +1,10 @@
 // Package vmmproc is the vmm process of a machine (`stile vmm`): it serves the
 // guest's devices and relays sessions between shims and guestinit. The
 // supervisor starts it and hands it everything that it needs as descriptors;
-// it executes nothing, and opens nothing outside the shares.
+// it executes nothing, and opens nothing outside the shares. The first is made
+// sure of by a filter of system calls (confine), which also takes sockets,
+// signals to others and much else from whoever takes the process over by way of
+// its guest.
 package vmmproc
 
 import (
@@ -36,7 +39,7 @@ const (
 // The calls that the vmm process answers. Share, Unshare, Processes and
 // Shutdown ask the guest: the supervisor bounds them.
 const (
-	CallStart     = "start"     // Config: serve the devices; the first call
+	CallStart     = "start"     // Config → Started: serve the devices; the first call
 	CallShare     = "share"     // guest.Share
 	CallUnshare   = "unshare"   // guest.Share
 	CallProcesses = "processes" // → guest.Processes
@@ -54,6 +57,11 @@ type Config struct {
 	Hidden []string     `json:"hidden"` // folders that no share shows
 	Links  string       `json:"links"`  // folder of the links, which leaves PATH on the way
 	Input  bool         `json:"input"`  // the tar stream of an import was passed
+}
+
+// Started says that the devices are served.
+type Started struct {
+	Unconfined string `json:"unconfined"` // why the process could not be confined; "": it is
 }
 
 // The events that the vmm process reports to the supervisor.
