@@ -95,32 +95,40 @@ func (c *completionCache) find(q *completions.Request) *completions.Answer {
 	return fits
 }
 
-// learn asks for all that begins as the answered request's word does, if that is
-// not known yet, and remembers it.
+// learn remembers the subcommands of the command that was asked for, and all that
+// begins as the request's word does, if those are not known yet.
 func (c *completionCache) learn(r *completions.Resident, q *completions.Request, a *completions.Answer) {
-	key, start := cacheContext(&q.Command)
-	if key == "" || !a.Complete || len(a.Candidates) == 0 {
+	if !a.Complete {
 		return
 	}
-	if c.known[q.Command.Name+"\x00"+key] {
+	c.ask(r, q.Command.Name, nil, "")
+	if key, start := cacheContext(&q.Command); key != "" && len(a.Candidates) > 0 {
+		c.ask(r, q.Command.Name, q.Command.Words[1:q.Command.Index], start)
+	}
+}
+
+// ask asks for what can follow the words, which need no quotes, and begins with
+// start.
+func (c *completionCache) ask(r *completions.Resident, name string, words []string, start string) {
+	line := []completions.Word{{Text: name}}
+	for _, w := range words {
+		line = append(line, completions.Word{Text: w})
+	}
+	line = append(line, completions.Word{Text: start})
+	q := &completions.Request{Dir: "/", Command: completions.NewCommand(line), HostFiles: true, Version: true}
+	key, _ := cacheContext(&q.Command)
+	if key == "" || c.known[name+"\x00"+key] {
 		return
 	}
 	if c.known == nil {
 		c.known = map[string]bool{}
 	}
-	c.known[q.Command.Name+"\x00"+key] = true
-	known := c.read(q.Command.Name)
-	var words []completions.Word
-	words = append(words, completions.Word{Text: q.Command.Name})
-	for _, w := range q.Command.Words[1:q.Command.Index] {
-		words = append(words, completions.Word{Text: w})
-	}
-	words = append(words, completions.Word{Text: start})
-	all := &completions.Request{Dir: "/", Command: completions.NewCommand(words), HostFiles: true, Version: true}
-	answer, err := r.Ask(all)
+	c.known[name+"\x00"+key] = true
+	answer, err := r.Ask(q)
 	if err != nil || !answer.Complete || answer.Version == "" {
 		return
 	}
+	known := c.read(name)
 	if known.Version != answer.Version || len(known.Answers) >= maxContexts {
 		known = &remembered{Version: answer.Version, Answers: map[string]*completions.Answer{}}
 	}
@@ -131,7 +139,7 @@ func (c *completionCache) learn(r *completions.Resident, q *completions.Request,
 		return
 	}
 	// A cache that can't be written is one that is not there.
-	if distro.Ensure(c.dir) == nil && os.WriteFile(c.path(q.Command.Name)+".new", b.Bytes(), 0o600) == nil {
-		os.Rename(c.path(q.Command.Name)+".new", c.path(q.Command.Name))
+	if distro.Ensure(c.dir) == nil && os.WriteFile(c.path(name)+".new", b.Bytes(), 0o600) == nil {
+		os.Rename(c.path(name)+".new", c.path(name))
 	}
 }
