@@ -26,6 +26,9 @@ func (s *session) request() (*wire.Run, []int, *wire.Error) {
 	}
 	if run.Cwd == "" {
 		cwd, err := workingDirectory()
+		if err == syscall.ENOENT {
+			cwd, run.CwdGone, err = "/", true, nil
+		}
 		if err != nil && !c.CwdFallback {
 			return nil, nil, &wire.Error{Code: 125, What: "current folder", Why: err.Error(), Hint: "cd to a folder that exists"}
 		}
@@ -90,7 +93,7 @@ func workingDirectory() (string, error) {
 		return "", err // ENOENT: it was deleted
 	}
 	if b[0] != '/' {
-		return "", syscall.ENOENT // "(unreachable)": outside of this root
+		return "", syscall.EXDEV // "(unreachable)": outside of this root
 	}
 	return string(b[:n-1]), nil
 }

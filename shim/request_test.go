@@ -167,8 +167,14 @@ func TestRequestFolder(t *testing.T) {
 		r.exit(wire.Exit{})
 		p.expectExit(0, "")
 	}
-	m.start(exec.Command("bash", "-c", `mkdir "$1" && cd "$1" && rmdir "$1" && exec "$0"`, m.path("git"), filepath.Join(m.dir, "gone"))).
-		expectExit(125, "stile: current folder: no such file or directory\nstile: cd to a folder that exists\n")
+	// A deleted folder is one in the guest too.
+	p := m.start(exec.Command("bash", "-c", `mkdir "$1" && cd "$1" && rmdir "$1" && exec "$0"`, m.path("git"), filepath.Join(m.dir, "gone")))
+	r := m.accept()
+	if r.run.Cwd != "/" || !r.run.CwdGone {
+		t.Errorf("a deleted folder: %q, %v", r.run.Cwd, r.run.CwdGone)
+	}
+	r.exit(wire.Exit{})
+	p.expectExit(0, "")
 }
 
 // What a process inherits besides its descriptors, as it was before Go's runtime

@@ -107,8 +107,17 @@ func (s *signals) open() {
 // killers are the signals that Go's runtime never leaves blocked in its threads.
 const killers = 1<<(syscall.SIGHUP-1) | 1<<(syscall.SIGINT-1) | 1<<(syscall.SIGTERM-1)
 
-// read calls yield for each signal that has arrived.
+// read calls yield for each signal that has arrived: SIGCONT after those that kill,
+// for a stopped command that is continued first might stop again at once.
 func (s *signals) read(yield func(signal)) {
+	for {
+		var b [5]int32 // si_signo, si_errno, si_code, padding, si_pid
+		n, _ := syscall.Read(s.pipe, (*[20]byte)(unsafe.Pointer(&b))[:])
+		if n != 20 {
+			break
+		}
+		s.pass(signal{number: int(b[0]), code: b[2], pid: b[4]}, yield)
+	}
 	for {
 		n, _ := syscall.Read(s.fd, (*[unsafe.Sizeof(s.buf)]byte)(unsafe.Pointer(&s.buf))[:])
 		if n <= 0 {
@@ -117,14 +126,6 @@ func (s *signals) read(yield func(signal)) {
 		for _, i := range s.buf[:n/int(unsafe.Sizeof(s.buf[0]))] {
 			s.pass(signal{number: int(i.number), code: i.code, pid: i.pid}, yield)
 		}
-	}
-	for {
-		var b [5]int32 // si_signo, si_errno, si_code, padding, si_pid
-		n, _ := syscall.Read(s.pipe, (*[20]byte)(unsafe.Pointer(&b))[:])
-		if n != 20 {
-			break
-		}
-		s.pass(signal{number: int(b[0]), code: b[2], pid: b[4]}, yield)
 	}
 }
 

@@ -43,6 +43,11 @@ func (s *session) command() (*spawn.Command, *wire.Error) {
 	if c.Dir == "" {
 		c.Dir = "/"
 	}
+	if r.CwdGone {
+		if dir, ok := s.goneFolder(u.UID, u.GID); ok {
+			c.Dir, s.gonePath = dir, dir
+		}
+	}
 	path := r.Path
 	if r.Login {
 		path = users.Shell(s.agent.opts.Files, u.Shell)
@@ -97,6 +102,7 @@ func environment(r *wire.Run, u *users.User, files users.Files, host *guest.User
 		}
 		env = append(env, name+"="+value)
 	}
+	fixLocales(env, files)
 	other := u.UID != host.UID
 	if other || r.Login {
 		set("HOME", u.Home, other)

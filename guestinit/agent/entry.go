@@ -66,6 +66,13 @@ func (s *session) makeEntries(c *spawn.Command) error {
 			s.entries[i] = &entry{table: wire.Descriptor{Kind: d.Kind}, theirs: fd}
 			ends[i] = fd
 		case d.Attached():
+			if d.File != nil && d.Exact() {
+				if fd, ok := s.openFile(i, d.File); ok {
+					s.entries[i] = &entry{table: wire.Descriptor{Kind: d.Kind}, theirs: fd}
+					ends[i] = fd
+					break
+				}
+			}
 			e, err := newEntry(d, c.User)
 			if err != nil {
 				return err
@@ -330,7 +337,8 @@ func (e *entry) given() uint64 {
 	return e.count + uint64(max(waiting, 0))
 }
 
-// unread reports whether no process of the guest can read the entry any more.
+// unread reports whether no process of the guest can read the entry any more, or
+// write to one that is for that.
 func (e *entry) unread() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()

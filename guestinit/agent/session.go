@@ -26,12 +26,15 @@ type session struct {
 	out     outbox // to control
 	mail    mailbox
 
-	entries  []*entry  // by index of the descriptor table; nil where there is no stream
+	entries  []*entry // by index of the descriptor table; nil where there is no stream
+	files    []ownFile
+	gonePath string    // see goneFolder
 	terminal *terminal // nil without one
 	process  *spawn.Process
-	started  bool // by the sitter's word
-	pid      int  // in the distro
-	gone     bool // the sitter has ended
+	started  bool       // by the sitter's word
+	early    []fromHost // what the host said before that
+	pid      int        // in the distro
+	gone     bool       // the sitter has ended
 
 	mu    sync.Mutex
 	ended bool // the command has
@@ -135,7 +138,13 @@ func (s *session) handle(m any) {
 	case spawn.Event:
 		s.event(m)
 	case fromHost:
-		s.message(m.typ, m.payload)
+		if s.started || s.hasEnded() {
+			s.message(m.typ, m.payload)
+		} else {
+			// A signal of the terminal's is for the foreground group, which the
+			// command has yet to make of itself.
+			s.early = append(s.early, m)
+		}
 	case hostGone:
 		if !s.hasEnded() {
 			s.process.Signal(unix.SIGHUP)
@@ -207,13 +216,25 @@ func (s *session) deliver(sig unix.Signal) {
 }
 
 func (s *session) event(e spawn.Event) {
+	if s.gonePath != "" {
+		unix.Rmdir(s.inDistro(s.gonePath))
+		s.gonePath = ""
+	}
 	switch e.Kind {
 	case spawn.Started:
 		s.started, s.pid = true, e.PID
 		if s.terminal != nil {
 			s.terminal.group = e.PID
 		}
-		s.send(wire.TypeStarted, (&wire.Started{PID: uint32(e.PID)}).Append(nil))
+		m := wire.Started{PID: uint32(e.PID)}
+		for _, f := range s.files {
+			m.Opened = append(m.Opened, f.index)
+		}
+		s.send(wire.TypeStarted, m.Append(nil))
+		for _, m := range s.early {
+			s.message(m.typ, m.payload)
+		}
+		s.early = nil
 	case spawn.Failed:
 		s.setEnded()
 		s.send(wire.TypeError, startError(&s.run, s.agent.opts.Config.Distro, e.Err).Append(nil))
@@ -231,6 +252,7 @@ func (s *session) event(e spawn.Event) {
 		s.releaseIfEmpty()
 	case spawn.Gone:
 		s.gone = true
+		s.closeFiles()
 		for i := range s.entries {
 			if e := s.entry(uint32(i)); e != nil && e.isExact() {
 				e.lastTaken()
@@ -244,7 +266,7 @@ func (s *session) event(e spawn.Event) {
 
 // exit is how the command ended, and where its streams were at that moment.
 func (s *session) exit(status unix.WaitStatus) *wire.Exit {
-	m := &wire.Exit{}
+	m := &wire.Exit{Offsets: s.offsets()}
 	if status.Signaled() {
 		m.Signal, m.Core = uint8(status.Signal()), status.CoreDump()
 	} else {
@@ -257,7 +279,7 @@ func (s *session) exit(status unix.WaitStatus) *wire.Exit {
 		if e.table.Access&wire.AccessWrite != 0 {
 			m.Counts = append(m.Counts, wire.Count{Number: uint32(i), Bytes: e.given()})
 		}
-		if e.table.Access&wire.AccessRead != 0 && e.unread() {
+		if e.table.Access != 0 && e.unread() {
 			m.Unread = append(m.Unread, uint32(i))
 		}
 		if e.isExact() {
@@ -331,6 +353,10 @@ func (s *session) attach(st stream) {
 // closeAll closes what a session that did not start has made.
 func (s *session) closeAll() {
 	s.closeTheirs()
+	s.closeFiles()
+	if s.gonePath != "" {
+		unix.Rmdir(s.inDistro(s.gonePath))
+	}
 	for _, e := range s.entries {
 		if e != nil {
 			e.close()

@@ -3,6 +3,8 @@ package descriptor
 import (
 	"context"
 	"io"
+	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -169,6 +171,41 @@ func (d *Descriptor) Take(total uint64) {
 	d.poller.discard(d.fd, n) // less only if another reader was faster
 	d.peek.taken += n
 	signal(d.in) // there may be more to see now
+}
+
+// An Identity is what a regular file can be found and known by.
+type Identity struct {
+	Path   string // canonical, at the moment
+	Stat   unix.Stat_t
+	Offset int64
+}
+
+// Identity says which file a descriptor of a regular file is of; ok is false for
+// anything else, and where Peek is not possible.
+func (d *Descriptor) Identity() (id Identity, ok bool) {
+	if d.mode != modeFile || !d.peek.possible || !d.begin() {
+		return id, false
+	}
+	defer d.end()
+	var err error
+	if id.Path, err = os.Readlink("/proc/self/fd/" + strconv.Itoa(d.fd)); err != nil {
+		return id, false
+	}
+	id.Offset = d.peek.base
+	if err := unix.Fstat(d.fd, &id.Stat); err != nil || id.Stat.Mode&unix.S_IFMT != unix.S_IFREG || id.Stat.Nlink == 0 {
+		return id, false
+	}
+	return id, true
+}
+
+// SetOffset moves the offset of a file, for all who share it. The file has one, or
+// nothing happens.
+func (d *Descriptor) SetOffset(at int64) {
+	if d.mode != modeFile || !d.begin() {
+		return
+	}
+	defer d.end()
+	unix.Seek(d.fd, at, unix.SEEK_SET)
 }
 
 // discard takes n bytes from a pipe.

@@ -32,6 +32,8 @@ type entry struct {
 	inputs    context.Context // done when the guest reads no more
 	stopInput context.CancelFunc
 	inputDone chan struct{} // closed when input has let go of fd
+	opened    atomic.Bool   // the guest has opened the file itself
+	offset    uint64        // at which it began then
 	taken     atomic.Uint64 // of an Exact one: bytes that the guest has read
 	lastTaken chan struct{} // closed when it will say no more of that
 	lastOnce  sync.Once
@@ -43,6 +45,12 @@ var past = time.Unix(1, 0)
 // serve moves bytes until both directions have ended.
 func (e *entry) serve() {
 	defer e.close()
+	if e.table.File != nil && e.awaitOpened() {
+		e.progress.finish()
+		close(e.inputDone)
+		<-e.relay.ended // Exit says the offset
+		return
+	}
 	stream, err := e.relay.dial(wire.StreamData, e.number)
 	if err != nil {
 		e.progress.finish()
@@ -63,6 +71,31 @@ func (e *entry) serve() {
 		close(e.inputDone)
 	}
 	both.Wait()
+}
+
+// offer tells the guest which file an input is, for it may have that file too.
+func (e *entry) offer() {
+	if !e.table.Exact() || e.table.Kind != wire.KindFile {
+		return
+	}
+	id, ok := e.fd.Identity()
+	if !ok {
+		return
+	}
+	e.offset = uint64(id.Offset)
+	e.table.File = &wire.File{Path: id.Path, Inode: id.Stat.Ino, Size: uint64(id.Stat.Size), Mtime: id.Stat.Mtim.Nano(), Offset: e.offset}
+	e.relay.run.Table[e.number].File = e.table.File
+}
+
+// awaitOpened waits until the guest has said whether it has opened the file.
+func (e *entry) awaitOpened() bool {
+	select {
+	case <-e.relay.begun:
+		return e.opened.Load()
+	case <-e.relay.ended:
+	case <-e.relay.ctx.Done():
+	}
+	return true // there is nothing to serve
 }
 
 func (e *entry) setStream(c Conn) {

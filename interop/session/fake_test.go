@@ -27,10 +27,11 @@ const patience = 20 * time.Second
 // requests go the whole way: Receive and Forward of a supervisor, Accept of the vmm
 // process.
 type world struct {
-	t      *testing.T
-	server *Server
-	toVMM  *net.UnixConn // the supervisor's end
-	guest  fakeGuest
+	t       *testing.T
+	server  *Server
+	toVMM   *net.UnixConn // the supervisor's end
+	forward sync.Mutex    // held while it is written to
+	guest   fakeGuest
 
 	mu      sync.Mutex
 	changes []int // what Changed was told
@@ -380,7 +381,10 @@ func (w *world) start(run wire.Run, files ...*os.File) *testShim {
 	for _, f := range files {
 		f.Close()
 	}
-	if err := Forward(w.toVMM, theirs, first); err != nil {
+	w.forward.Lock()
+	err = Forward(w.toVMM, theirs, first)
+	w.forward.Unlock()
+	if err != nil {
 		w.t.Fatalf("forward: %v", err)
 	}
 	first.Close()

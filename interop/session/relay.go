@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,7 @@ type relay struct {
 	byNumber map[uint32]*entry
 	terminal *terminal // nil without one
 	work     sync.WaitGroup
+	begun    chan struct{} // closed when guestinit has started the command
 	ended    chan struct{} // closed when the command has ended, or never will have begun
 	endOnce  sync.Once
 	in, out  atomic.Uint64 // bytes to and from the guest
@@ -52,7 +54,8 @@ type relay struct {
 }
 
 func newRelay(s *Server, q *Request) *relay {
-	r := &relay{server: s, q: q, run: &q.Run, since: time.Now(), byNumber: make(map[uint32]*entry), ended: make(chan struct{})}
+	r := &relay{server: s, q: q, run: &q.Run, since: time.Now(), byNumber: make(map[uint32]*entry),
+		begun: make(chan struct{}), ended: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancel(s.ctx)
 	r.shim = shim{conn: q.Conn, gone: make(chan struct{})}
 	return r
@@ -129,6 +132,9 @@ func (r *relay) begin() *wire.Error {
 	}
 	if r.server.config.Prepare != nil {
 		r.server.config.Prepare(r.run)
+	}
+	for _, e := range r.entries {
+		e.offer()
 	}
 	r.run.Time = time.Now().UnixNano()
 	message := wire.AppendMessage(nil, wire.TypeRun, r.run.Append(nil))
@@ -361,9 +367,18 @@ func (r *relay) fromGuest(typ wire.Type, payload []byte) error {
 			return err
 		}
 		r.answered()
+		for _, n := range m.Opened {
+			if e := r.byNumber[n]; e != nil && e.table.File != nil {
+				e.opened.Store(true)
+			}
+		}
 		r.mu.Lock()
+		again := r.runs
 		r.runs, r.pid = true, m.PID
 		r.mu.Unlock()
+		if !again {
+			close(r.begun)
+		}
 	case wire.TypeError:
 		var m wire.Error
 		if err := m.Parse(payload); err != nil {
@@ -448,8 +463,16 @@ func (r *relay) exit(m *wire.Exit, payload []byte) {
 			e.take(c.Bytes)
 		}
 	}
+	for _, c := range m.Offsets {
+		e := r.byNumber[c.Number]
+		if e != nil && e.opened.Load() && c.Bytes != e.offset && c.Bytes <= math.MaxInt64 {
+			e.fd.SetOffset(int64(c.Bytes))
+		}
+	}
 	for _, n := range m.Unread {
-		if e := r.byNumber[n]; e != nil {
+		if e := r.byNumber[n]; e != nil && e.table.Access == wire.AccessWrite {
+			e.close() // all is written
+		} else if e != nil {
 			e.endInput(ctx)
 		}
 	}

@@ -31,6 +31,49 @@ type Descriptor struct {
 	// file description (kcmp), 0 if there is none: both numbers are one in the
 	// guest too. Such an entry has no stream and no attached descriptor.
 	SameAs uint32
+	// File, set by the vmm process for an Exact entry of KindFile, is how the guest
+	// may find the file itself in a share.
+	File *File
+}
+
+// A File tells a file that is shared with the guest from any other of that path.
+type File struct {
+	Path   string // on the host, and so in the guest
+	Inode  uint64 // of which a share shows the lower 48 bits
+	Size   uint64
+	Mtime  int64  // in nanoseconds
+	Offset uint64 // where to read
+}
+
+// Append appends the payload of f to dst.
+func (f *File) Append(dst []byte) []byte {
+	dst = AppendString(dst, 1, f.Path)
+	dst = AppendUint(dst, 2, f.Inode)
+	dst = AppendUint(dst, 3, f.Size)
+	dst = AppendUint(dst, 4, uint64(f.Mtime))
+	return AppendUint(dst, 5, f.Offset)
+}
+
+// Parse reads the payload of a File.
+func (f *File) Parse(payload []byte) error {
+	*f = File{}
+	return Fields(payload, func(tag uint16, v []byte) error {
+		switch tag {
+		case 1:
+			f.Path = string(v)
+		case 2:
+			return set(&f.Inode, v)
+		case 3:
+			return set(&f.Size, v)
+		case 4:
+			t, err := Uint(v)
+			f.Mtime = int64(t) // before 1970 it is negative
+			return err
+		case 5:
+			return set(&f.Offset, v)
+		}
+		return nil
+	})
 }
 
 // Attached reports whether the entry has a descriptor attached to Run, and so a
@@ -87,6 +130,7 @@ type Run struct {
 	Time        int64     // host's CLOCK_REALTIME in nanoseconds, set by the vmm process
 	Session     uint64    // chosen by the vmm process
 	Blocked     uint64    // signals blocked by the caller, which execve keeps: bit n-1 is signal n
+	CwdGone     bool      // the folder was deleted: Cwd is "/", and the guest's folder is a deleted one too
 	Priority    uint8     // 20 less the nice value, as getpriority(2) returns it: 1 to 40; 0 is not known
 }
 
@@ -119,6 +163,9 @@ func (r *Run) Append(dst []byte) []byte {
 		b = AppendUint(b, 2, uint64(d.Kind))
 		b = AppendUint(b, 3, uint64(d.Access))
 		b = AppendUint(b, 4, uint64(d.SameAs))
+		if d.File != nil {
+			b = AppendField(b, 5, d.File.Append(nil))
+		}
 		dst = AppendField(dst, 12, b)
 	}
 	if t := r.Terminal; t != nil {
@@ -133,6 +180,7 @@ func (r *Run) Append(dst []byte) []byte {
 	dst = AppendUint(dst, 16, r.Session)
 	dst = AppendUint(dst, 17, r.Blocked)
 	dst = AppendUint(dst, 18, uint64(r.Priority))
+	dst = AppendBool(dst, 19, r.CwdGone)
 	return dst
 }
 
@@ -188,6 +236,9 @@ func (r *Run) Parse(payload []byte) error {
 					return set(&d.Access, v)
 				case 4:
 					return set(&d.SameAs, v)
+				case 5:
+					d.File = new(File)
+					return d.File.Parse(v)
 				}
 				return nil
 			})
@@ -206,6 +257,8 @@ func (r *Run) Parse(payload []byte) error {
 			return set(&r.Blocked, v)
 		case 18:
 			return set(&r.Priority, v)
+		case 19:
+			r.CwdGone = true
 		}
 		return nil
 	})
@@ -251,17 +304,27 @@ func (r *Run) check() error {
 		if d.Kind == KindTerminal && r.Terminal == nil {
 			return ErrField
 		}
+		if d.File != nil && hasNUL(d.File.Path) {
+			return ErrField
+		}
 	}
 	for _, list := range [][]string{r.Argv, r.Env, {r.Path, r.Cwd, r.User}} {
 		for _, s := range list {
-			for i := range len(s) {
-				if s[i] == 0 {
-					return ErrField
-				}
+			if hasNUL(s) {
+				return ErrField
 			}
 		}
 	}
 	return nil
+}
+
+func hasNUL(s string) bool {
+	for i := range len(s) {
+		if s[i] == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // StreamKind says what a vsock stream to guestinit is.
@@ -317,17 +380,32 @@ func (h *Hello) Parse(payload []byte) error {
 // and is not sent again to another machine if this one dies.
 type Started struct {
 	PID uint32 // in the distro's pid namespace; 0 to the shim
+	// Opened lists the indices of the entries whose File the guest has opened: they
+	// have no stream. Exit says where the command has left them.
+	Opened []uint32
 }
 
 // Append appends the payload of s to dst.
-func (s *Started) Append(dst []byte) []byte { return AppendUint(dst, 1, uint64(s.PID)) }
+func (s *Started) Append(dst []byte) []byte {
+	dst = AppendUint(dst, 1, uint64(s.PID))
+	for _, n := range s.Opened {
+		dst = AppendField(dst, 2, append32(nil, n))
+	}
+	return dst
+}
 
 // Parse reads the payload of a Started.
 func (s *Started) Parse(payload []byte) error {
 	*s = Started{}
 	return Fields(payload, func(tag uint16, v []byte) error {
-		if tag == 1 {
+		switch tag {
+		case 1:
 			return set(&s.PID, v)
+		case 2:
+			var n uint32
+			err := set(&n, v)
+			s.Opened = append(s.Opened, n)
+			return err
 		}
 		return nil
 	})
@@ -403,10 +481,13 @@ type Exit struct {
 	// Counts are of each output stream, at the leader's wait.
 	Counts []Count
 	// Unread lists the indices of the input entries that no guest process can
-	// read any more: the machine closes its ends before it reports the exit.
+	// read any more, and of the output entries that none can write to: the machine
+	// closes its ends before it reports the exit.
 	Unread []uint32
 	// Taken are what has been read of each Exact entry, at the same moment.
 	Taken []Count
+	// Offsets are where the command has left the files that the guest has opened.
+	Offsets []Count
 }
 
 // Append appends the payload of e to dst.
@@ -418,10 +499,13 @@ func (e *Exit) Append(dst []byte) []byte {
 		dst = AppendField(dst, 4, c.Append(nil))
 	}
 	for _, n := range e.Unread {
-		dst = AppendField(dst, 5, []byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)})
+		dst = AppendField(dst, 5, append32(nil, n))
 	}
 	for _, c := range e.Taken {
 		dst = AppendField(dst, 6, c.Append(nil))
+	}
+	for _, c := range e.Offsets {
+		dst = AppendField(dst, 7, c.Append(nil))
 	}
 	return dst
 }
@@ -446,6 +530,11 @@ func (e *Exit) Parse(payload []byte) error {
 			var c Count
 			err := c.Parse(v)
 			e.Taken = append(e.Taken, c)
+			return err
+		case 7:
+			var c Count
+			err := c.Parse(v)
+			e.Offsets = append(e.Offsets, c)
 			return err
 		case 5:
 			var n uint32

@@ -63,6 +63,11 @@
 // of a pipe from time to time, and at once where an Ask wants to know; of both in
 // Exit. The way back ends when no guest process can read any more.
 //
+// A file that the guest has too, through a share, it opens itself, at the same
+// offset: so it is a file there, and can be sought in. Which files those are says
+// Started, before which no data stream of a file is opened, and Exit where they were
+// left.
+//
 // The end of a pipe that was an effect of a signal must not overtake that signal:
 // the host's cat of "cat | guest-cat" dies of Ctrl-C, and guest-cat is to die of it
 // too, not to find the end of its input. So the end of a data stream of a KindPipe
