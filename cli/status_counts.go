@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/stilehq/stile/distro"
 	"github.com/stilehq/stile/vmm"
 )
 
@@ -29,6 +30,7 @@ func (e statusEntry) details() [][]string {
 	rows := [][]string{
 		{"  engine", e.Engine + ": " + e.Why},
 		{"  stile", e.Version},
+		{"  memory", fmt.Sprintf("%v of at most %v; %v reclaimed at rest", distro.Size(e.Resident), distro.Size(e.Memory), distro.Size(e.Reclaimed))},
 	}
 	if e.Counts == nil {
 		return rows

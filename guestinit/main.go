@@ -88,7 +88,7 @@ func serve(cfg *guest.Config) error {
 	if err := root.Disk(cfg.Root); err != nil {
 		return err
 	}
-	o := agent.Options{Config: cfg, Files: root.Open, Shutdown: root.Close, Off: off}
+	o := agent.Options{Config: cfg, Files: root.Open, Reclaim: root.Reclaim, Shutdown: root.Close, Off: off}
 	var a *agent.Agent
 	if cfg.Mode == guest.ModeImport {
 		o.Import = importTar

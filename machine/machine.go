@@ -50,6 +50,9 @@ type Status struct {
 	IdleIn   float64   `json:"idleIn"`   // seconds until it ends by itself; 0: something keeps it alive
 	Memory   uint64    `json:"memory"`   // bytes of guest memory
 	Resident uint64    `json:"resident"` // bytes of host memory that its processes hold, guest memory included
+	// Reclaimed is how many bytes the guest has taken out of its page cache, as
+	// nothing needed the machine.
+	Reclaimed uint64 `json:"reclaimed"`
 
 	Counts *vmm.Counts `json:"counts,omitempty"` // where they were asked for
 }

@@ -46,13 +46,16 @@ type supervisor struct {
 	quiet    time.Time // since when no session ran
 	left     []string  // processes that outlived their command, at the last look
 
+	rest      time.Duration // restTime, but for tests
+	reclaimed uint64        // bytes that the guest has taken out of its page cache
+
 	ending chan struct{} // closed when the machine is to end
 	why    string        // then: the first reason
 	forced chan struct{} // closed when it is to end at once
 }
 
 func newSupervisor(s *spec, idle time.Duration, status Status, l *net.UnixListener) *supervisor {
-	return &supervisor{spec: s, idle: idle, status: status, listener: l, quiet: time.Now(),
+	return &supervisor{spec: s, idle: idle, status: status, listener: l, quiet: time.Now(), rest: restTime,
 		ready: make(chan struct{}), ending: make(chan struct{}), forced: make(chan struct{})}
 }
 
@@ -75,6 +78,7 @@ func (s *supervisor) run(ctx context.Context) error {
 	go s.accept(ctx)
 	go s.watchStart(ctx)
 	go s.watchIdle(ctx)
+	go s.watchRest(ctx)
 
 	select {
 	case <-vm.guestGone():
@@ -457,6 +461,7 @@ func (s *supervisor) report(ctx context.Context) Status {
 		st.IdleIn = max(0, time.Until(s.quiet.Add(s.idle)).Seconds())
 	}
 	st.Memory = s.spec.memory
+	st.Reclaimed = s.reclaimed
 	if s.vm != nil {
 		st.Resident = resident(os.Getpid()) + s.vm.resident()
 	}

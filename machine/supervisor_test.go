@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -335,4 +336,50 @@ func TestLockStart(t *testing.T) {
 		t.Errorf("while it is held: %v", err)
 	}
 	a.Close()
+}
+
+// A machine at rest is asked for its memory once, and again when it has come to
+// rest again; one that something was left behind in is not.
+func TestRest(t *testing.T) {
+	var asked atomic.Int32
+	var left atomic.Bool
+	b := newBench(t, time.Hour, func(_ context.Context, name string, _ []byte) (any, error) {
+		if name == vmmproc.CallReclaim {
+			asked.Add(1)
+			return guest.Reclaimed{Bytes: 1 << 20}, nil
+		}
+		if left.Load() {
+			return guest.Processes{Left: []guest.Process{{PID: 7, Command: "make"}}}, nil
+		}
+		return guest.Processes{}, nil
+	})
+	b.rest = 20 * time.Millisecond
+	go b.watchRest(t.Context())
+	time.Sleep(60 * time.Millisecond)
+	if n := asked.Load(); n != 0 {
+		t.Errorf("asked %d times before the guest was up", n)
+	}
+	b.event(t, vmmproc.EventReady, vmmproc.Ready{Kernel: "7.3"})
+	soon(t, "asked", func() bool { return asked.Load() == 1 })
+	time.Sleep(100 * time.Millisecond)
+	if n := asked.Load(); n != 1 {
+		t.Errorf("asked %d times in one rest", n)
+	}
+	b.event(t, vmmproc.EventSessions, 1)
+	time.Sleep(60 * time.Millisecond)
+	if n := asked.Load(); n != 1 {
+		t.Errorf("asked %d times while a session runs", n)
+	}
+	b.event(t, vmmproc.EventSessions, 0)
+	soon(t, "asked again", func() bool { return asked.Load() == 2 })
+	left.Store(true)
+	b.event(t, vmmproc.EventSessions, 1)
+	b.event(t, vmmproc.EventSessions, 0)
+	time.Sleep(100 * time.Millisecond)
+	if n := asked.Load(); n != 2 {
+		t.Errorf("asked %d times with a process left behind", n)
+	}
+	if st := b.report(t.Context()); st.Reclaimed != 2<<20 {
+		t.Errorf("reclaimed %d", st.Reclaimed)
+	}
 }

@@ -32,6 +32,9 @@ type Options struct {
 	Mount, Unmount func(guest.Share) error
 	// Import unpacks a tar stream into the root disk.
 	Import func(*sock.Conn) error
+	// Reclaim shrinks the page cache, within a limit of time, and says by how
+	// many bytes.
+	Reclaim func(time.Duration) (uint64, error)
 	// Shutdown ends the distro and makes its disk clean.
 	Shutdown func() error
 	// Off ends the machine; it does not return.

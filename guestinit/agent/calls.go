@@ -21,6 +21,8 @@ const (
 	termLimit   = 5 * time.Second
 	killLimit   = 5 * time.Second
 	answerLimit = 2 * time.Second
+
+	reclaimLimit = 2 * time.Second // less than the host waits for any answer
 )
 
 // calls answers the calls on a stream.
@@ -81,6 +83,12 @@ func (a *Agent) handle(name string, body []byte) (any, error) {
 		}
 		a.clock.set(t.Now)
 		return nil, nil
+	case guest.CallReclaim:
+		if a.opts.Spawner == nil {
+			return nil, errors.New("no distro runs")
+		}
+		n, err := a.opts.Reclaim(reclaimLimit)
+		return guest.Reclaimed{Bytes: n}, err
 	case guest.CallShutdown:
 		a.mu.Lock()
 		a.ending = true

@@ -177,13 +177,15 @@ func Enter() error {
 	return nil
 }
 
+// cgroupDir is the cgroup in which all of the distro lives.
+const cgroupDir = "/sys/fs/cgroup/distro"
+
 // Cgroup makes the cgroup in which all of the distro lives and returns it open.
 func Cgroup() (int, error) {
-	const dir = "/sys/fs/cgroup/distro"
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	if err := os.Mkdir(cgroupDir, 0o755); err != nil {
 		return -1, fmt.Errorf("make the distro's cgroup: %w", err)
 	}
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(cgroupDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("open the distro's cgroup: %w", err)
 	}

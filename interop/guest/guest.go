@@ -57,8 +57,14 @@ const (
 	CallUnmount   = "unmount"   // Share: unmount it (lazily, with a note of who used it)
 	CallProcesses = "processes" // → Processes
 	CallTime      = "time"      // Time: step the clock
+	CallReclaim   = "reclaim"   // → Reclaimed: shrink the page cache, as nothing runs
 	CallShutdown  = "shutdown"  // end all processes (TERM, then KILL), sync, unmount, power off; answered before the power goes
 )
+
+// Reclaimed is what went out of the page cache.
+type Reclaimed struct {
+	Bytes uint64 `json:"bytes"`
+}
 
 // Processes is what runs in the distro besides stile's own.
 type Processes struct {

@@ -306,6 +306,10 @@ func (p *process) handle(ctx context.Context, name string, body []byte) (any, er
 		var ps guest.Processes
 		err := p.ask(ctx, guest.CallProcesses, nil, &ps)
 		return ps, err
+	case CallReclaim:
+		var r guest.Reclaimed
+		err := p.ask(ctx, guest.CallReclaim, nil, &r)
+		return r, err
 	case CallShutdown:
 		return nil, p.ask(ctx, guest.CallShutdown, nil, nil)
 	case CallImport:

@@ -36,8 +36,8 @@ const (
 	kvmFiles
 )
 
-// The calls that the vmm process answers. Share, Unshare, Processes and
-// Shutdown ask the guest: the supervisor bounds them.
+// The calls that the vmm process answers. Share, Unshare, Processes,
+// Reclaim and Shutdown ask the guest: the supervisor bounds them.
 const (
 	CallStart     = "start"     // Config → Started: serve the devices; the first call
 	CallShare     = "share"     // guest.Share
@@ -45,6 +45,7 @@ const (
 	CallProcesses = "processes" // → guest.Processes
 	CallShutdown  = "shutdown"  // the guest ends itself in order
 	CallImport    = "import"    // the guest unpacks the tar stream
+	CallReclaim   = "reclaim"   // → guest.Reclaimed
 	CallCounts    = "counts"    // → vmm.Counts
 )
 
