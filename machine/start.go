@@ -96,7 +96,7 @@ func spawn(ctx context.Context, dirs distro.Dirs, name string) error {
 	defer r.Close()
 	cmd := exec.Command(self, Command, name)
 	cmd.Dir = "/"
-	cmd.Env = withoutLinks(os.Environ(), dirs.Links)
+	cmd.Env = withoutLinks(os.Environ(), dirs)
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
@@ -125,19 +125,13 @@ func spawn(ctx context.Context, dirs distro.Dirs, name string) error {
 // readyWord is what a supervisor that serves its socket writes to its pipe.
 const readyWord = "ready"
 
-// withoutLinks is env with the folder of links taken out of PATH, so that what
+// withoutLinks is env with the folders of links taken out of PATH, so that what
 // stile starts on the host finds the host's programs.
-func withoutLinks(env []string, links string) []string {
+func withoutLinks(env []string, dirs distro.Dirs) []string {
 	out := make([]string, 0, len(env))
 	for _, e := range env {
 		if path, ok := strings.CutPrefix(e, "PATH="); ok {
-			var keep []string
-			for _, dir := range filepath.SplitList(path) {
-				if filepath.Clean(dir) != links {
-					keep = append(keep, dir)
-				}
-			}
-			e = "PATH=" + strings.Join(keep, string(os.PathListSeparator))
+			e = "PATH=" + dirs.WithoutLinks(path)
 		}
 		out = append(out, e)
 	}

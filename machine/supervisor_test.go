@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stilehq/stile/distro"
 	"github.com/stilehq/stile/interop/call"
 	"github.com/stilehq/stile/interop/guest"
 	"github.com/stilehq/stile/interop/session"
@@ -317,7 +318,7 @@ func TestDialNotRunning(t *testing.T) {
 }
 
 func TestWithoutLinks(t *testing.T) {
-	got := withoutLinks([]string{"A=/l", "PATH=/l:/bin:/l/:/lx", "XPATH=/l"}, "/l")
+	got := withoutLinks([]string{"A=/l", "PATH=/l:/bin:/l/:/d/views/0/bin:/lx", "XPATH=/l"}, distro.Dirs{Data: "/d", Links: "/l"})
 	if want := []string{"A=/l", "PATH=/bin:/lx", "XPATH=/l"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
