@@ -62,6 +62,7 @@ func TestScripts(t *testing.T) {
 			return setup(env)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exact":      cmdExact,
 			"status":     cmdStatus,
 			"eventually": cmdEventually,
 			"samefile":   cmdSameFile,
