@@ -417,9 +417,9 @@ func (t *terminal) mirror(foreground bool) {
 		return
 	}
 	t.foreground = foreground
-	before := t.foregroundGroup()
+	sitter := t.s.process.Sitter()
 	if !foreground {
-		t.saved = before
+		t.saved = t.foregroundGroup()
 		t.s.process.Background()
 	} else {
 		group := t.group
@@ -431,11 +431,10 @@ func (t *terminal) mirror(foreground bool) {
 		t.s.process.Foreground(group)
 	}
 	// The sitter does it, when it is scheduled; what comes next relies on it.
-	for end := time.Now().Add(mirrorLimit); t.foregroundGroup() == before && time.Now().Before(end); {
+	for end := time.Now().Add(mirrorLimit); (t.foregroundGroup() == sitter) == foreground && time.Now().Before(end); {
 		time.Sleep(100 * time.Microsecond)
 	}
 }
 
-// mirrorLimit bounds the wait for a sitter: one whose group already was in the
-// foreground changes nothing that could be seen.
-const mirrorLimit = 200 * time.Millisecond
+// mirrorLimit bounds the wait for a sitter: one that has ended does nothing more.
+const mirrorLimit = 5 * time.Second
