@@ -12,11 +12,13 @@ import (
 
 const (
 	// patience is how long a leader may be at one request, to twice that,
-	// before another takes the ring.
-	patience = 2 * time.Millisecond
+	// before another takes the ring: longer than a disk takes as a rule, for
+	// to look more often is to take time from the guest where processors are
+	// few.
+	patience = 10 * time.Millisecond
 	// restAfter is how many times patience the ring is idle before nobody
 	// watches its leader any more.
-	restAfter = 25
+	restAfter = 10
 	// pushBatch is how many answers wait for a call to the driver while
 	// there is more to take off the ring.
 	pushBatch = 8
