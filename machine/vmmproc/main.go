@@ -169,7 +169,7 @@ func (p *process) engine() (vmm.Engine, *vmm.Config, int) {
 	if p.cfg.Engine == kvm.Name {
 		device := file(FileKVM, "kvm")
 		var params []string
-		if on, err := kvm.OnTCG(device); err == nil && on {
+		if kvm.OnTCG() {
 			params = []string{"maxcpus=1"} // see vmm/qemu; guestinit starts the others
 		}
 		return &kvm.Engine{KVM: device}, &vmm.Config{

@@ -164,11 +164,9 @@ func withFD(e *eventfd.EventFD, f func(fd int) error) error {
 }
 
 // supportedCPUID is what the host's CPU and KVM together can do.
-func (v *vm) supportedCPUID() ([]cpuidEntry, error) { return supportedCPUID(v.kvm) }
-
-func supportedCPUID(kvm int) ([]cpuidEntry, error) {
+func (v *vm) supportedCPUID() ([]cpuidEntry, error) {
 	c := cpuid{n: maxCPUID}
-	if _, err := ioctlPtr(kvm, "KVM_GET_SUPPORTED_CPUID", kvmGetSupportedCPUID, &c); err != nil {
+	if _, err := ioctlPtr(v.kvm, "KVM_GET_SUPPORTED_CPUID", kvmGetSupportedCPUID, &c); err != nil {
 		return nil, err
 	}
 	return c.entries[:min(c.n, maxCPUID)], nil
