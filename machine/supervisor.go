@@ -24,6 +24,7 @@ import (
 const (
 	startLimit    = 60 * time.Second // for the guest to come up
 	guestLimit    = 5 * time.Second  // for a guest's answer to a question
+	reportLimit   = time.Second      // for what a status can do without: whoever asks has little patience
 	shutdownLimit = 20 * time.Second // for a guest's orderly end
 	recheck       = 5 * time.Second  // between looks at what keeps a machine alive
 	acceptPause   = 10 * time.Millisecond
@@ -281,19 +282,26 @@ func (s *supervisor) watchIdle(ctx context.Context) {
 // look asks the guest for what sessions left behind. A guest that does not
 // answer has nothing that could keep it alive.
 func (s *supervisor) look(ctx context.Context) []string {
-	ctx, cancel := context.WithTimeout(ctx, guestLimit)
-	defer cancel()
-	var p guest.Processes
-	var left []string
-	if err := s.vm.calls.Do(ctx, vmmproc.CallProcesses, nil, &p); err == nil {
-		for _, q := range p.Left {
-			left = append(left, fmt.Sprintf("%d %s", q.PID, q.Command))
-		}
-	}
+	left, _ := s.processes(ctx, guestLimit)
 	s.mu.Lock()
 	s.left = left
 	s.mu.Unlock()
 	return left
+}
+
+// processes asks the guest for what sessions left behind.
+func (s *supervisor) processes(ctx context.Context, limit time.Duration) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var p guest.Processes
+	if err := s.vm.calls.Do(ctx, vmmproc.CallProcesses, nil, &p); err != nil {
+		return nil, err
+	}
+	var left []string
+	for _, q := range p.Left {
+		left = append(left, fmt.Sprintf("%d %s", q.PID, q.Command))
+	}
+	return left, nil
 }
 
 // endIfQuiet ends the machine unless a session began meanwhile.
@@ -411,15 +419,13 @@ func (s *supervisor) handle(ctx context.Context, name string, body []byte) (any,
 				return nil, err
 			}
 		}
-		st := s.report(ctx)
+		// Before the guest is asked for anything, which may not answer.
+		var counts *vmm.Counts
 		if r.Counts && s.vm != nil {
-			ctx, cancel := context.WithTimeout(ctx, guestLimit)
-			defer cancel()
-			st.Counts = new(vmm.Counts)
-			if err := s.vm.calls.Do(ctx, vmmproc.CallCounts, nil, st.Counts); err != nil {
-				return nil, err
-			}
+			counts = s.counts(ctx)
 		}
+		st := s.report(ctx)
+		st.Counts = counts
 		return st, nil
 	case callStop:
 		var r stopRequest
@@ -444,13 +450,30 @@ func (s *supervisor) handle(ctx context.Context, name string, body []byte) (any,
 	return nil, fmt.Errorf("this machine knows no call of that name; it runs stile %s", s.status.Version)
 }
 
-// report is the machine's status now.
+// counts is what the machine has done; nil from a vmm process that is busy with a
+// guest that does not answer.
+func (s *supervisor) counts(ctx context.Context) *vmm.Counts {
+	ctx, cancel := context.WithTimeout(ctx, reportLimit)
+	defer cancel()
+	c := new(vmm.Counts)
+	if s.vm.calls.Do(ctx, vmmproc.CallCounts, nil, c) != nil {
+		return nil
+	}
+	return c
+}
+
+// report is the machine's status now. Its guest need not answer.
 func (s *supervisor) report(ctx context.Context) Status {
+	var left []string
+	err := errors.New("not up")
 	if s.isReady() {
-		s.look(ctx)
+		left, err = s.processes(ctx, reportLimit)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err == nil { // else what it was at the last look
+		s.left = left
+	}
 	st := s.status
 	st.PID = os.Getpid()
 	st.Kernel = s.kernel

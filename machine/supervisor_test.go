@@ -384,3 +384,24 @@ func TestRest(t *testing.T) {
 		t.Errorf("reclaimed %d", st.Reclaimed)
 	}
 }
+
+// A guest that does not answer costs its machine's status nothing but what only
+// the guest knows.
+func TestStatusOfStuckGuest(t *testing.T) {
+	b := newBench(t, time.Hour, func(ctx context.Context, name string, _ []byte) (any, error) {
+		if name == vmmproc.CallCounts {
+			return vmm.Counts{Exits: map[string]uint64{"pio": 3}}, nil
+		}
+		time.Sleep(reportLimit + 200*time.Millisecond)
+		return nil, errors.New("stuck")
+	})
+	b.event(t, vmmproc.EventReady, vmmproc.Ready{Kernel: "7.3"})
+	c := dial(t, b)
+	soon(t, "ready", func() bool { return b.isReady() })
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	st, err := c.Status(ctx, true)
+	if err != nil || !st.Ready || st.Counts == nil || st.Counts.Exits["pio"] != 3 {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
