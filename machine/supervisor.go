@@ -369,8 +369,7 @@ func (s *supervisor) serve(ctx context.Context, conn *net.UnixConn) {
 		if call.Answer(ctx, conn, first.Payload, s.handle) != nil {
 			return
 		}
-		for call.Serve(ctx, conn, s.handle) == nil {
-		}
+		call.Serve(ctx, conn, s.handle) // until the caller goes
 	}
 }
 
