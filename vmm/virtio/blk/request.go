@@ -91,7 +91,7 @@ func (w *worker) readNow(c *virtio.Chain) (written uint32, ok bool) {
 	if err != nil {
 		return 0, false
 	}
-	w.bufs = part(w.bufs[:0], c.Writable, 0, n)
+	w.bufs = virtio.AppendPart(w.bufs[:0], c.Writable, 0, n)
 	if !w.dev.store.ReadNow(w.bufs, off) {
 		return 0, false
 	}
@@ -104,7 +104,7 @@ func (w *worker) readNow(c *virtio.Chain) (written uint32, ok bool) {
 func (w *worker) do(typ uint32, sector uint64, c *virtio.Chain, n int) (int, error) {
 	switch typ {
 	case typeIn:
-		w.bufs = part(w.bufs[:0], c.Writable, 0, n)
+		w.bufs = virtio.AppendPart(w.bufs[:0], c.Writable, 0, n)
 		off, err := w.span(sector, n)
 		if err != nil {
 			return 0, err
@@ -116,7 +116,7 @@ func (w *worker) do(typ uint32, sector uint64, c *virtio.Chain, n int) (int, err
 	case typeGetID:
 		var id [idSize]byte
 		copy(id[:], w.dev.opts.ID)
-		w.bufs = part(w.bufs[:0], c.Writable, 0, n)
+		w.bufs = virtio.AppendPart(w.bufs[:0], c.Writable, 0, n)
 		return scatter(w.bufs, id[:]), nil
 	}
 	return 0, w.change(typ, sector, c)
@@ -147,7 +147,7 @@ func (w *worker) change(typ uint32, sector uint64, c *virtio.Chain) error {
 		if err != nil {
 			return err
 		}
-		w.bufs = part(w.bufs[:0], c.Readable, headerSize, n)
+		w.bufs = virtio.AppendPart(w.bufs[:0], c.Readable, headerSize, n)
 		if err := store.WriteVec(w.bufs, off); err != nil {
 			return fmt.Errorf("write %d bytes at %d: %w", n, off, err)
 		}
@@ -230,24 +230,6 @@ func scatter(iov [][]byte, src []byte) int {
 		n += copy(b, src[n:])
 	}
 	return n
-}
-
-// part appends to dst the part of iov that lies in [skip, skip+n).
-func part(dst, iov [][]byte, skip, n int) [][]byte {
-	for _, b := range iov {
-		if n == 0 {
-			break
-		}
-		if skip >= len(b) {
-			skip -= len(b)
-			continue
-		}
-		b = b[skip:min(len(b), skip+n)]
-		skip = 0
-		n -= len(b)
-		dst = append(dst, b)
-	}
-	return dst
 }
 
 // setLast sets the last byte of iov, which has one.

@@ -82,21 +82,3 @@ func scatter(iov [][]byte, src []byte) int {
 	}
 	return n
 }
-
-// appendFrom appends to dst the part of iov that lies in [skip, skip+n).
-func appendFrom(dst, iov [][]byte, skip, n int) [][]byte {
-	for _, b := range iov {
-		if n == 0 {
-			break
-		}
-		if skip >= len(b) {
-			skip -= len(b)
-			continue
-		}
-		b = b[skip:min(len(b), skip+n)]
-		skip = 0
-		n -= len(b)
-		dst = append(dst, b)
-	}
-	return dst
-}

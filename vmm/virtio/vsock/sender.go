@@ -295,7 +295,7 @@ func (s *sender) send(c *Conn, n int, fill func(bufs [][]byte) (int, error)) (se
 			break
 		}
 		take := min(ch.WritableLen()-headerSize, n-room)
-		bufs = appendFrom(bufs, ch.Writable, headerSize, take)
+		bufs = virtio.AppendPart(bufs, ch.Writable, headerSize, take)
 		chains = append(chains, ch)
 		room += take
 	}
