@@ -50,7 +50,7 @@ CGO_ENABLED=0 go test -c -o "$work/plain/scripts.test" .
 # What the main job stands on runs under the race detector, as a plain user and, in
 # kvm.sh, on our own engine; the rest runs once, with what users have.
 core='TestScripts/(context|git|import|input_bad|machine_|run_|share|status|terminal)'
-rest='Test(Scripts|Completion)/(bash|engine_|exact$|exact_differences|init|link|notfound|posix|shells|speed|testscript_)'
+rest='Test(Scripts|Completion)/(bash|engine_|exact$|exact_differences|init|link|notfound|posix|shells|testscript_)'
 
 scripts() { # TITLE TESTS BIN CACHE DISTRO COMMAND...
 	step "scripts against a real guest, $1"
@@ -71,9 +71,9 @@ if [ "${1:-}" != kvm ]; then
 fi
 if [ "${1:-}" != kvm ] && [ "$(id -u)" = 0 ]; then
 	# What a plain user has: a cache of his own, no privilege.
-	mkdir -p "$work/user"
-	cp -a --parents "$cache/stile/kernels" "$work/user" 2>/dev/null
-	user_cache=$work/user$cache
+	user_cache=$work/user/cache
+	mkdir -p "$user_cache/stile"
+	cp -a "$cache/stile/kernels" "$user_cache/stile/"
 	cp -a "$distro" "$work/user/distro"
 	chmod 755 "$work"
 	chown -R nobody:nogroup "$work/user"
