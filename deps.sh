@@ -38,6 +38,7 @@ cpio                                               cpio                    reads
 e2fsck                                             e2fsprogs               reads the disks
 zstd                                               zstd                    packs archives to import
 python3                                            python3                 makes archives that no tar makes
+sudo                                               sudo                    tests of sudo with a linked command
 '
 dist='
 zstd                                               zstd                    packs the kernel

@@ -37,7 +37,10 @@ init puts on the PATH. A link that was made before is changed.
   stile link --as ll --args '-l --color=auto' ls
   stile link --package ripgrep     the commands of a package of the distro
   stile link --missing             the commands that this host lacks
-  stile link --from links.toml     those of a file: see stile help links`,
+  stile link --from links.toml     those of a file: see stile help links
+
+As root in the distro: sudo "$(command -v apt)" install ripgrep. sudo does not look
+in the links' folder, so it wants the whole path; or make the link with --user root.`,
 		flags: func(f *pflag.FlagSet) {
 			distroFlag(f, &flags.distro)
 			f.StringVar(&flags.as, "as", "", "the `name` of the link, for one command; by default the command's own")

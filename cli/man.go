@@ -53,6 +53,11 @@ Folders that are shared are at the same path on both sides: the home folder and
 What the guest command does not read of standard input stays for the next reader.
 A terminal is read only when the guest command wants input.
 
+sudo with a linked command is root in the same distro, the machine stays yours, and
+what it writes into a shared folder is yours too. The links' folder is not on the
+PATH that sudo uses, so that the whole path is wanted: sudo "$(command -v apt)".
+"sudo stile run" and "sudo stile shell" take your distro where root has none.
+
 The machine starts when the first command needs it, and ends when no command has
 run for the idle time and none has left a process behind.`
 

@@ -49,7 +49,11 @@ command that can't be executed, 127 one that is not there.`,
 }
 
 func runRun(ctx context.Context, app *app, flags *runFlags, args []string) error {
-	record, err := flags.record(app)
+	theirs, err := app.callers(flags.distro)
+	if err != nil {
+		return err
+	}
+	record, err := flags.record(theirs)
 	if err != nil {
 		return err
 	}
@@ -57,7 +61,7 @@ func runRun(ctx context.Context, app *app, flags *runFlags, args []string) error
 		return &wire.Error{Code: 127, What: `""`, Why: "no such command"}
 	}
 	if flags.engine != "" {
-		if err := startOn(ctx, app, record.Distro, flags.engine); err != nil {
+		if err := startOn(ctx, theirs.store, record.Distro, flags.engine); err != nil {
 			return err
 		}
 	}
@@ -78,7 +82,7 @@ func (r *runFlags) record(app *app) (*wire.Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find stile's own program: %w", err)
 	}
-	record := &wire.Record{Distro: d.Name, Home: d.Dir, Stile: stile, User: r.user}
+	record := &wire.Record{Distro: d.Name, Home: d.Dir, Stile: stile, User: r.user, Start: app.store.Dirs.Environ()}
 	if r.cd != "" {
 		if record.Cd, err = filepath.Abs(r.cd); err != nil {
 			return nil, fmt.Errorf("find folder %s: %w", r.cd, err)

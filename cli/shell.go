@@ -19,7 +19,11 @@ the distro.`,
 }
 
 func runShell(app *app, flags *runFlags) error {
-	record, err := flags.record(app)
+	theirs, err := app.callers(flags.distro)
+	if err != nil {
+		return err
+	}
+	record, err := flags.record(theirs)
 	if err != nil {
 		return err
 	}

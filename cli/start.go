@@ -26,7 +26,7 @@ by itself when nothing has needed it for a while (idle in config.toml).`,
 		},
 		run: func(ctx context.Context, app *app, args []string) error {
 			if engine != "" {
-				if err := startOn(ctx, app, first(args), engine); err != nil {
+				if err := startOn(ctx, app.store, first(args), engine); err != nil {
 					return err
 				}
 			}
@@ -40,7 +40,7 @@ func runStart(ctx context.Context, app *app, name string, quiet bool) error {
 	if err != nil {
 		return err
 	}
-	if err := machine.Start(ctx, app.store, d.Name); err != nil || quiet {
+	if err := startMachine(ctx, app.store, d); err != nil || quiet {
 		return err
 	}
 	c, err := machine.Dial(ctx, d.Dir)
@@ -57,8 +57,8 @@ func engineFlag(f *pflag.FlagSet, engine *string) {
 
 // startOn starts a distro's machine on an engine. One that runs on another is an
 // error: what runs in it is not ended for that.
-func startOn(ctx context.Context, app *app, name, engine string) error {
-	d, err := app.store.Get(name)
+func startOn(ctx context.Context, store *distro.Store, name, engine string) error {
+	d, err := store.Get(name)
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func startOn(ctx context.Context, app *app, name, engine string) error {
 	if err := os.Setenv(machine.EngineVariable, engine); err != nil {
 		return err
 	}
-	err = machine.Start(ctx, app.store, d.Name)
+	err = startMachine(ctx, store, d)
 	os.Unsetenv(machine.EngineVariable)
 	if err != nil {
 		return err

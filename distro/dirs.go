@@ -55,15 +55,45 @@ func FindDirs() (Dirs, error) {
 	if err != nil {
 		return Dirs{}, err
 	}
-	data := xdg("XDG_DATA_HOME", home, ".local/share")
+	data := xdg("XDG_DATA_HOME", home, defaultData)
 	return Dirs{
-		Config:  xdg("XDG_CONFIG_HOME", home, ".config"),
+		Config:  xdg("XDG_CONFIG_HOME", home, defaultConfig),
 		Data:    data,
-		Cache:   xdg("XDG_CACHE_HOME", home, ".cache"),
+		Cache:   xdg("XDG_CACHE_HOME", home, defaultCache),
 		Runtime: runtime,
 		Links:   filepath.Join(data, "bin"),
 		Home:    home,
 	}, nil
+}
+
+// DirsOf are the folders of another user, whose XDG variables are not known.
+func DirsOf(home string, uid int) (Dirs, error) {
+	runtime, err := runtimeFallback("/run/user", os.TempDir(), uid)
+	if err != nil {
+		return Dirs{}, err
+	}
+	in := func(dir string) string { return filepath.Join(home, dir, "stile") }
+	data := in(defaultData)
+	return Dirs{Config: in(defaultConfig), Data: data, Cache: in(defaultCache),
+		Runtime: runtime, Links: filepath.Join(data, "bin"), Home: home}, nil
+}
+
+// The folders below the home where the XDG variables are not set.
+const (
+	defaultConfig = ".config"
+	defaultData   = ".local/share"
+	defaultCache  = ".cache"
+)
+
+// Environ is the environment, NAME=VALUE, in which FindDirs finds these folders
+// but for Runtime, which a user's logins come and go with.
+func (d Dirs) Environ() []string {
+	return []string{
+		"HOME=" + d.Home,
+		"XDG_CONFIG_HOME=" + filepath.Dir(d.Config),
+		"XDG_DATA_HOME=" + filepath.Dir(d.Data),
+		"XDG_CACHE_HOME=" + filepath.Dir(d.Cache),
+	}
 }
 
 func xdg(variable, home, fallback string) string {

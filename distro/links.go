@@ -70,7 +70,8 @@ func CheckLinkName(name string) error {
 	return &LinkError{Name: fmt.Sprintf("%q", name), Why: why, Cure: "give it another name: stile link --as NAME COMMAND"}
 }
 
-// Link makes or changes a link. The record's Home is filled in from its Distro.
+// Link makes or changes a link. The record's Home is filled in from its Distro, and
+// Start from the store.
 // shim is the path of the shim. A file in the links' folder that is not a link
 // of stile's is left alone, and is an error.
 func (s *Store) Link(l Link, shim string) error {
@@ -81,7 +82,7 @@ func (s *Store) Link(l Link, shim string) error {
 	if err != nil {
 		return err
 	}
-	l.Record.Distro, l.Record.Home = d.Name, d.Dir
+	l.Record.Distro, l.Record.Home, l.Record.Start = d.Name, d.Dir, s.Dirs.Environ()
 	if err := Ensure(s.Dirs.Links); err != nil {
 		return err
 	}

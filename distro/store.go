@@ -55,6 +55,15 @@ type Distro struct {
 // DiskPath is the distro's disk image.
 func (d *Distro) DiskPath() string { return filepath.Join(d.Dir, "disk.img") }
 
+// Owner is the user whose distro it is.
+func (d *Distro) Owner() (uid int, err error) {
+	var st unix.Stat_t
+	if err := unix.Stat(d.Dir, &st); err != nil {
+		return 0, fmt.Errorf("stat %s: %w", d.Dir, err)
+	}
+	return int(st.Uid), nil
+}
+
 // OpenDisk opens and locks the distro's disk image: see the function OpenDisk.
 func (d *Distro) OpenDisk() (*os.File, error) { return OpenDisk(d.DiskPath()) }
 

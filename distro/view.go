@@ -88,7 +88,7 @@ func (s *Store) View(f *Folder, stile, shim string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		l.Record.Home = d.Dir
+		l.Record.Home, l.Record.Start = d.Dir, s.Dirs.Environ()
 		if err := view.write(l, shim); err != nil {
 			return "", err
 		}

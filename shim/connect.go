@@ -66,12 +66,19 @@ func (s *session) dial() error {
 	return nil
 }
 
-// start has the machine started, or waits until somebody else's start is done.
+// start has the machine started, or waits until somebody else's start is done. That
+// of a distro that is lent `stile start` starts as its owner.
 // What goes wrong is said by `stile start`.
 func (s *session) start() {
 	c := s.call
 	why := ""
-	pid, err := spawn(c.Stile, []string{c.Stile, "start", "--quiet", c.Distro})
+	env := early.Env()
+	if c.lent {
+		for _, e := range c.Start {
+			env = replace(env, e)
+		}
+	}
+	pid, err := spawn(c.Stile, []string{c.Stile, "start", "--quiet", c.Distro}, env)
 	if err != nil {
 		why = err.Error()
 	} else if status := s.wait(pid); status != 0 {
@@ -111,7 +118,7 @@ func (s *session) wait(pid int) (status syscall.WaitStatus) {
 // signals, same limit of open files. It gets /dev/null as standard input, standard
 // error as both outputs, and no other descriptor, for a machine that it starts
 // would keep the caller's pipes open.
-func spawn(path string, argv []string) (pid int, err error) {
+func spawn(path string, argv, env []string) (pid int, err error) {
 	const xOK = 1
 	if err := syscall.Access(path, xOK); err != nil {
 		return 0, err
@@ -129,7 +136,7 @@ func spawn(path string, argv []string) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	env, err := syscall.SlicePtrFromStrings(early.Env())
+	vars, err := syscall.SlicePtrFromStrings(env)
 	if err != nil {
 		return 0, err
 	}
@@ -137,7 +144,7 @@ func spawn(path string, argv []string) (pid int, err error) {
 	files[0], files[1] = early.Files()
 	sigmask(sigBlock, killers) // the child would write them to this process's pipe
 	defer sigmask(sigUnblock, killers)
-	n, e := fork(p, &args[0], &env[0], null, &files, early.Ignored(), early.Blocked())
+	n, e := fork(p, &args[0], &vars[0], null, &files, early.Ignored(), early.Blocked())
 	if e != 0 {
 		return 0, e
 	}

@@ -14,13 +14,31 @@ const maxLinks = 40
 type call struct {
 	wire.Record
 	link string   // the link's name; "" for stile run
+	lent bool     // the distro is another user's, who is not root as the caller is
 	path string   // what to execute in the guest; "" is argv[0]
 	argv []string // of the guest command
 }
 
-// newCall finds out which link the shim was started by, or that `stile run`
-// started it.
+// newCall finds out what the shim was asked to do. Root is root in the distro of
+// another user too, which sudo leads to.
 func newCall() (*call, *wire.Error) {
+	c, err := findCall()
+	if err != nil {
+		return nil, err
+	}
+	var home syscall.Stat_t
+	if syscall.Geteuid() == 0 && syscall.Stat(c.Home, &home) == nil && home.Uid != 0 {
+		c.lent = true
+		if c.User == "" {
+			c.User = "root"
+		}
+	}
+	return c, nil
+}
+
+// findCall finds out which link the shim was started by, or that `stile run`
+// started it.
+func findCall() (*call, *wire.Error) {
 	args := early.Args()
 	const memory = "/proc/self/fd/"
 	if len(args) >= 2 && args[0] == wire.RecordArgv0 && cut(&args[1], memory) {

@@ -343,3 +343,42 @@ func TestRequestIsLong(t *testing.T) {
 	r.exit(wire.Exit{})
 	p.expectExit(0, "")
 }
+
+// Root is root in another user's distro, unless somebody else is named; its machine
+// is started in the environment that leads there.
+func TestRequestLent(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root uses what is another's")
+	}
+	m := newMachine(t)
+	record := wire.Record{Start: []string{"HOME=/owner", "XDG_DATA_HOME=/data"}}
+	m.link("git", record)
+	user := func(want string) {
+		t.Helper()
+		p := m.git()
+		r := m.accept()
+		if r.run.User != want || slices.Contains(r.run.Env, "HOME=/owner") {
+			t.Errorf("user %q, want %q; environment %q", r.run.User, want, r.run.Env)
+		}
+		r.exit(wire.Exit{})
+		p.expectExit(0, "")
+	}
+	user("")
+	if err := os.Chown(m.home, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	user("root")
+	m.link("git", wire.Record{User: "other", Start: record.Start})
+	user("other")
+
+	if err := os.Remove(filepath.Join(m.home, wire.SocketLink)); err != nil {
+		t.Fatal(err)
+	}
+	m.script(`echo "$@ $HOME $XDG_DATA_HOME $A" >>`+m.dir+"/started; exit 9", "stile")
+	cmd := exec.Command(m.path("git"))
+	cmd.Env = []string{"HOME=/root", "A=b"}
+	m.start(cmd).expectExit(125, "")
+	if got := m.starts(); got != "start --quiet deb /owner /data b\n" {
+		t.Errorf("calls of stile: %q", got)
+	}
+}

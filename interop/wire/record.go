@@ -21,6 +21,7 @@ type Record struct {
 	Cd      string   // cd: the working directory; "" is the caller's
 	Args    []string // arg: put before the caller's arguments
 	Env     []string // env: NAME=VALUE, each replacing the caller's
+	Start   []string // start: NAME=VALUE, which lead the stile program to Home where the caller's environment does not: sudo clears it
 
 	CwdFallback bool // cwdfallback=1: start in the user's home where the working directory is not shared
 	Login       bool // login=1: an interactive login shell; there is no command
@@ -57,6 +58,9 @@ func (r *Record) Append(dst []byte) ([]byte, error) {
 	}
 	for _, e := range r.Env {
 		put("env", e)
+	}
+	for _, e := range r.Start {
+		put("start", e)
 	}
 	if r.CwdFallback {
 		put("cwdfallback", "1")
@@ -107,6 +111,8 @@ func (r *Record) Parse(b []byte) error {
 			r.Args = append(r.Args, value)
 		case "env":
 			r.Env = append(r.Env, value)
+		case "start":
+			r.Start = append(r.Start, value)
 		case "cwdfallback":
 			r.CwdFallback = value == "1"
 		case "login":
