@@ -128,6 +128,9 @@ func (e statusEntry) row() []string {
 // keptBy says why a machine goes on.
 func keptBy(s *machine.Status) string {
 	var by []string
+	if s.Full {
+		by = append(by, "the host's disk is full: it waits for room")
+	}
 	if s.Sessions == 1 {
 		by = append(by, "1 command")
 	} else if s.Sessions > 1 {

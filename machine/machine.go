@@ -47,6 +47,7 @@ type Status struct {
 	Ready    bool      `json:"ready"`
 	Sessions int       `json:"sessions"` // commands that run
 	Left     []string  `json:"left"`     // processes that outlived their command
+	Full     bool      `json:"full"`     // the host's disk is full: the guest waits for room
 	IdleIn   float64   `json:"idleIn"`   // seconds until it ends by itself; 0: something keeps it alive
 	Memory   uint64    `json:"memory"`   // bytes of guest memory
 	Resident uint64    `json:"resident"` // bytes of host memory that its processes hold, guest memory included

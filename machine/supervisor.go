@@ -44,8 +44,9 @@ type supervisor struct {
 
 	mu       sync.Mutex
 	sessions int
-	quiet    time.Time // since when no session ran
-	left     []string  // processes that outlived their command, at the last look
+	quiet    time.Time     // since when no session ran
+	left     []string      // processes that outlived their command, at the last look
+	room     chan struct{} // not nil while the guest waits for room on the host's disk (room.go)
 
 	rest      time.Duration // restTime, but for tests
 	reclaimed uint64        // bytes that the guest has taken out of its page cache
@@ -56,8 +57,10 @@ type supervisor struct {
 }
 
 func newSupervisor(s *spec, idle time.Duration, status Status, l *net.UnixListener) *supervisor {
-	return &supervisor{spec: s, idle: idle, status: status, listener: l, quiet: time.Now(), rest: restTime,
+	v := &supervisor{spec: s, idle: idle, status: status, listener: l, quiet: time.Now(), rest: restTime,
 		ready: make(chan struct{}), ending: make(chan struct{}), forced: make(chan struct{})}
+	s.stalled = v.setStalled
+	return v
 }
 
 // run serves the machine until it ends, and leaves nothing running. The error
@@ -138,12 +141,31 @@ func closeOnce(c chan struct{}) {
 }
 
 // shutdown ends the guest in order where it can, and by force where it was
-// asked to or the guest does not end in time. No new command is taken.
+// asked to or the guest does not end in time. No new command is taken. A guest
+// that waits for room for what it has to write is given the time.
 func (s *supervisor) shutdown() error {
 	s.listener.Close()
 	if !s.isReady() {
 		return nil
 	}
+	for {
+		err := s.endGuest()
+		room := s.stalled()
+		if err == nil || room == nil {
+			return err
+		}
+		select {
+		case <-room:
+		case <-s.forced:
+			return nil
+		case <-s.vm.guestGone():
+			return s.vm.ended(true)
+		}
+	}
+}
+
+// endGuest asks the guest to end, and waits for that.
+func (s *supervisor) endGuest() error {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownLimit)
 	defer cancel()
 	go func() {
@@ -234,6 +256,11 @@ func (s *supervisor) events() {
 			}
 			s.sessions = n
 			s.mu.Unlock()
+		case vmmproc.EventStalled:
+			var stalled bool
+			if json.Unmarshal(body, &stalled) == nil {
+				s.setStalled(stalled)
+			}
 		}
 	}
 }
@@ -262,6 +289,9 @@ func (s *supervisor) watchIdle(ctx context.Context) {
 		wait := time.Until(s.quiet.Add(s.idle))
 		if s.sessions > 0 {
 			wait = s.idle
+		}
+		if s.room != nil {
+			wait = recheck
 		}
 		idle := wait <= 0
 		s.mu.Unlock()
@@ -307,7 +337,7 @@ func (s *supervisor) processes(ctx context.Context, limit time.Duration) ([]stri
 // endIfQuiet ends the machine unless a session began meanwhile.
 func (s *supervisor) endIfQuiet() bool {
 	s.mu.Lock()
-	quiet := s.sessions == 0 && time.Since(s.quiet) >= s.idle
+	quiet := s.sessions == 0 && time.Since(s.quiet) >= s.idle && s.room == nil
 	s.mu.Unlock()
 	if quiet {
 		s.end(false, "nothing has needed it for "+s.idle.String())
@@ -360,6 +390,10 @@ func (s *supervisor) serve(ctx context.Context, conn *net.UnixConn) {
 		}
 		if s.readyErr != nil {
 			s.refuse(conn, s.readyErr)
+			return
+		}
+		if err := s.awaitRoom(ctx, roomWait); err != nil {
+			s.refuse(conn, err)
 			return
 		}
 		if err := s.vm.gateway.Forward(conn, first); err != nil {
@@ -431,6 +465,12 @@ func (s *supervisor) handle(ctx context.Context, name string, body []byte) (any,
 		if err := json.Unmarshal(body, &r); err != nil {
 			return nil, err
 		}
+		if !r.Force {
+			// It could not write out what it has.
+			if err := s.awaitRoom(ctx, roomWait); err != nil {
+				return nil, err
+			}
+		}
 		s.end(r.Force, "stile stop")
 		return nil, nil
 	case callShare, callUnshare:
@@ -479,7 +519,8 @@ func (s *supervisor) report(ctx context.Context) Status {
 	st.Ready = s.kernel != ""
 	st.Sessions = s.sessions
 	st.Left = s.left
-	if s.sessions == 0 && len(s.left) == 0 && s.idle > 0 {
+	st.Full = s.room != nil
+	if s.sessions == 0 && len(s.left) == 0 && s.idle > 0 && s.room == nil {
 		st.IdleIn = max(0, time.Until(s.quiet.Add(s.idle)).Seconds())
 	}
 	st.Memory = s.spec.memory

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/stilehq/stile/distro"
 	"github.com/stilehq/stile/distro/payload"
@@ -75,13 +76,17 @@ func unpack(ctx context.Context, dirs distro.Dirs, asked distro.Engine, image *o
 		w.Close()
 	}()
 
+	full := make(chan struct{})
+	var once sync.Once
+	s.stalled = func(bool) { once.Do(func() { close(full) }) }
 	vm, err := startVM(ctx, s)
 	r.Close() // the vmm process has it; without one the feeder ends by EPIPE
 	if err != nil {
 		return err
 	}
 	defer vm.kill()
-	if err := vm.importTar(ctx); err != nil {
+	go vm.watchStalled(s.stalled)
+	if err := vm.importTar(ctx, full); err != nil {
 		select {
 		case ferr := <-feed:
 			if ferr != nil && !errors.Is(ferr, os.ErrClosed) {
@@ -99,7 +104,7 @@ func unpack(ctx context.Context, dirs distro.Dirs, asked distro.Engine, image *o
 
 // importTar has the archive unpacked and waits until the guest has let go of
 // the disk.
-func (v *vm) importTar(ctx context.Context) error {
+func (v *vm) importTar(ctx context.Context, full <-chan struct{}) error {
 	done := make(chan error, 1)
 	go func() { done <- v.calls.Do(ctx, vmmproc.CallImport, nil, nil) }()
 	select {
@@ -107,6 +112,8 @@ func (v *vm) importTar(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+	case <-full:
+		return errFull
 	case <-v.guestGone():
 		return fmt.Errorf("unpack: %w", v.ended(true))
 	case <-v.vmm.Done():
@@ -114,12 +121,20 @@ func (v *vm) importTar(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, shutdownLimit)
 	defer cancel()
-	if err := v.calls.Do(ctx, vmmproc.CallShutdown, nil, nil); err != nil {
-		return fmt.Errorf("unpack: end of the guest: %w", err)
+	go func() { done <- v.calls.Do(ctx, vmmproc.CallShutdown, nil, nil) }()
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("unpack: end of the guest: %w", err)
+		}
+	case <-full:
+		return errFull
 	}
 	select {
 	case <-v.guestGone():
 		return nil
+	case <-full:
+		return errFull
 	case <-ctx.Done():
 		return fmt.Errorf("unpack: end of the guest: %w", ctx.Err())
 	}

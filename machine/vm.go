@@ -41,6 +41,7 @@ type spec struct {
 	hidden    []string     // folders that no share shows
 	links     string       // folder of the links
 	input     *os.File     // for guest.ModeImport: the tar stream; stays the caller's
+	stalled   func(bool)   // see vmm.Config, for the qemu engine; the kvm engine's is an event
 }
 
 // A vm is the processes of one virtual machine: the vmm process, and QEMU where
@@ -128,7 +129,7 @@ func (v *vm) engineFiles(s *spec, kernel, initramfs *os.File) (f engineFiles, er
 	v.qemu, err = qemu.Launch(&vmm.Config{
 		CPUs: s.cpus, Memory: s.memory,
 		Kernel: kernel, Initramfs: initramfs,
-		Disk: s.disk, Console: s.console,
+		Disk: s.disk, Console: s.console, Stalled: s.stalled,
 	}, guest.ShareTag)
 	if err != nil {
 		return f, err

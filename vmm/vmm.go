@@ -23,6 +23,11 @@ type Config struct {
 	// /dev/vda. It stays open, and so its lock held, while the machine runs.
 	Disk *os.File
 
+	// Stalled, if there is one, is told when the guest's writes begin to wait for
+	// room on the disk that Disk is on, and when they go on. It may be called
+	// from any goroutine, and does not block.
+	Stalled func(bool)
+
 	// Console receives what the guest's kernel and guestinit print.
 	Console *os.File
 

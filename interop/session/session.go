@@ -138,6 +138,17 @@ func (s *Server) change(by int) {
 	}
 }
 
+// Notice has the shims of all commands that run print a line.
+func (s *Server) Notice(e *wire.Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for r := range s.sessions {
+		if !r.exited() {
+			go r.shim.send(wire.TypeNotice, e.Append(nil)) // which waits for a shim that is stopped
+		}
+	}
+}
+
 // A Status describes one session.
 type Status struct {
 	Session uint64    `json:"session"`

@@ -176,6 +176,7 @@ func (p *process) engine() (vmm.Engine, *vmm.Config, int) {
 			CPUs: p.cfg.CPUs, Memory: p.cfg.Memory,
 			Kernel: file(FileKernel, "kernel"), Initramfs: file(FileInitramfs, "initramfs"), Cmdline: params,
 			Disk: file(FileDisk, "disk"), Console: file(FileConsole, "console"),
+			Stalled: func(stalled bool) { p.event(EventStalled, stalled) },
 		}, kvmFiles
 	}
 	sockets := []*os.File{
@@ -316,6 +317,13 @@ func (p *process) handle(ctx context.Context, name string, body []byte) (any, er
 		return nil, p.importTar(ctx)
 	case CallCounts:
 		return p.machine.Counts(), nil
+	case CallNotice:
+		var e wire.Error
+		if err := json.Unmarshal(body, &e); err != nil {
+			return nil, err
+		}
+		p.sessions.Notice(&e)
+		return nil, nil
 	}
 	return nil, errors.New("unknown call")
 }

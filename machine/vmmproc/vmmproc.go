@@ -47,6 +47,7 @@ const (
 	CallImport    = "import"    // the guest unpacks the tar stream
 	CallReclaim   = "reclaim"   // → guest.Reclaimed
 	CallCounts    = "counts"    // → vmm.Counts
+	CallNotice    = "notice"    // wire.Error: a line for whose commands run
 )
 
 // Config is what a vmm process is told first.
@@ -69,6 +70,7 @@ type Started struct {
 const (
 	EventReady    = "ready"    // Ready
 	EventSessions = "sessions" // int: how many commands run now
+	EventStalled  = "stalled"  // bool: whether the guest waits for room for its disk; of the kvm engine
 )
 
 // Ready says that the guest is up, or why it cannot come up.

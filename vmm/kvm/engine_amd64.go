@@ -95,7 +95,7 @@ func (m *Machine) allDevices(cfg *vmm.Config) ([]virtio.Device, error) {
 		if err != nil {
 			return nil, fmt.Errorf("disk: %w", err)
 		}
-		devices = append(devices, blk.New(store, blk.Options{}))
+		devices = append(devices, blk.New(store, blk.Options{Stalled: cfg.Stalled}))
 	}
 	devices = append(devices, rng.New(), balloon.New(m.memory.discard))
 	devices = append(devices, cfg.Devices...)

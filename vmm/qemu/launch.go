@@ -120,7 +120,9 @@ func Launch(cfg *vmm.Config, fsTag string) (*Process, error) {
 		"-initrd", "/proc/self/fd/" + pass(cfg.Initramfs),
 		"-append", strings.Join(params, " "),
 		"-add-fd", "set=1,fd=" + pass(cfg.Disk),
-		// The image is locked by stile already, through the same open file.
+		// The image is locked by stile already, through the same open file. Where
+		// there is no room for a write the guest is stopped (werror=enospc, the
+		// default), and goes on when the monitor says so.
 		"-blockdev", "driver=file,node-name=disk,filename=/dev/fdset/1,locking=off,discard=unmap",
 		"-device", "virtio-blk-device,drive=disk",
 		"-device", "virtio-rng-device",
@@ -155,7 +157,7 @@ func Launch(cfg *vmm.Config, fsTag string) (*Process, error) {
 	if p.Process, err = child.Start(cmd); err != nil {
 		return nil, errors.Join(err, p.closeSockets(), qmp.Close())
 	}
-	if p.monitor, err = newMonitor(qmp); err != nil {
+	if p.monitor, err = newMonitor(qmp, cfg.Disk, cfg.Stalled); err != nil {
 		p.Process.Kill()
 		return nil, errors.Join(fmt.Errorf("QEMU's monitor: %w", err), p.closeSockets())
 	}

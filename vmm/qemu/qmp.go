@@ -11,26 +11,32 @@ import (
 )
 
 // A monitor speaks QMP, QEMU's machine protocol (docs/interop/qmp-spec.txt), as
-// far as an engine needs it: it hears why the machine ended and asks for an end
-// in which QEMU writes out what it holds of the disk.
+// far as an engine needs it: it hears why the machine ended, asks for an end in
+// which QEMU writes out what it holds of the disk, and has a guest that QEMU has
+// stopped for want of room go on when there is some.
 type monitor struct {
-	conn net.Conn
-	mu   sync.Mutex
-	why  string // reason of the SHUTDOWN event
-	done chan struct{}
+	conn    net.Conn
+	disk    *os.File // the caller's
+	stalled func(bool)
+	mu      sync.Mutex
+	why     string // reason of the SHUTDOWN event
+	waiting bool   // for room
+	resumed time.Time
+	done    chan struct{}
 }
 
 // quitLimit is how long a QEMU may take to quit before it is killed.
 const quitLimit = 2 * time.Second
 
-// newMonitor speaks on our end of the socket, which it takes over.
-func newMonitor(socket *os.File) (*monitor, error) {
+// newMonitor speaks on our end of the socket, which it takes over. stalled, if
+// there is one, is told when the guest waits for room for its disk, and when not.
+func newMonitor(socket, disk *os.File, stalled func(bool)) (*monitor, error) {
 	conn, err := net.FileConn(socket)
 	socket.Close()
 	if err != nil {
 		return nil, err
 	}
-	m := &monitor{conn: conn, done: make(chan struct{})}
+	m := &monitor{conn: conn, disk: disk, stalled: stalled, done: make(chan struct{})}
 	m.send("qmp_capabilities")
 	go m.listen()
 	return m, nil
@@ -50,12 +56,21 @@ func (m *monitor) listen() {
 	for lines.Scan() {
 		var event struct {
 			Event string
-			Data  struct{ Reason string }
+			Data  struct {
+				Reason, Action string
+				NoSpace        bool
+			}
 		}
-		if json.Unmarshal(lines.Bytes(), &event) == nil && event.Event == "SHUTDOWN" {
+		if json.Unmarshal(lines.Bytes(), &event) != nil {
+			continue
+		}
+		switch {
+		case event.Event == "SHUTDOWN":
 			m.mu.Lock()
 			m.why = event.Data.Reason
 			m.mu.Unlock()
+		case event.Event == "BLOCK_IO_ERROR" && event.Data.NoSpace && event.Data.Action == "stop":
+			m.stall()
 		}
 	}
 }

@@ -75,10 +75,13 @@ type Options struct {
 	ReadOnly bool
 	// ID is what the guest sees as the disk's serial number, of at most 20 bytes.
 	ID string
-	// Log is told of each request that the host could not do (a full disk, a
-	// fault of the medium), which the guest sees as an I/O error. It does not
-	// block. Nil: nobody is told.
+	// Log is told of each request that the host could not do (a fault of the
+	// medium), which the guest sees as an I/O error. It does not block. Nil:
+	// nobody is told.
 	Log func(error)
+	// Stalled, if there is one, is told when writes begin to wait for room in the
+	// store, and when they go on (see room.go). It does not block.
+	Stalled func(bool)
 }
 
 // A Device is a virtio-blk device. It implements virtio.Device.
@@ -146,6 +149,8 @@ type run struct {
 	quick   worker             // its own
 	pending chan *virtio.Chain // for the workers; as many fit as the ring has
 	dropped atomic.Bool        // by Reset: what is pending is not begun
+	stopped atomic.Bool        // nothing waits for room any more
+	room    room
 	workers sync.WaitGroup
 }
 
@@ -228,6 +233,7 @@ func (d *Device) stop(drop bool) error {
 	if drop {
 		r.dropped.Store(true)
 	}
+	r.stopped.Store(true)
 	err := r.server.Stop()
 	close(r.pending)
 	r.workers.Wait()

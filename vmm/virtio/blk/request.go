@@ -147,8 +147,11 @@ func (w *worker) change(typ uint32, sector uint64, c *virtio.Chain) error {
 		if err != nil {
 			return err
 		}
-		w.bufs = virtio.AppendPart(w.bufs[:0], c.Readable, headerSize, n)
-		if err := store.WriteVec(w.bufs, off); err != nil {
+		err = w.whenRoom(func() error {
+			w.bufs = virtio.AppendPart(w.bufs[:0], c.Readable, headerSize, n)
+			return store.WriteVec(w.bufs, off)
+		})
+		if err != nil {
 			return fmt.Errorf("write %d bytes at %d: %w", n, off, err)
 		}
 	} else if err := w.segments(typ, c, n); err != nil {
@@ -209,7 +212,7 @@ func (w *worker) segments(typ uint32, c *virtio.Chain, n int) error {
 			if err := w.dev.store.Discard(s.off, s.n); err != nil {
 				return fmt.Errorf("discard %d bytes at %d: %w", s.n, s.off, err)
 			}
-		} else if err := w.dev.store.Zero(s.off, s.n, s.unmap); err != nil {
+		} else if err := w.whenRoom(func() error { return w.dev.store.Zero(s.off, s.n, s.unmap) }); err != nil {
 			return fmt.Errorf("write %d zeros at %d: %w", s.n, s.off, err)
 		}
 	}

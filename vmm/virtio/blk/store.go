@@ -21,7 +21,8 @@ type Store interface {
 	// ReadNow is ReadVec if that needs no waiting, and reports whether it was
 	// done; if not, some of bufs may be filled.
 	ReadNow(bufs [][]byte, off int64) bool
-	// WriteVec writes bufs, all of them, from off on.
+	// WriteVec writes bufs, all of them, from off on. After an error some may be
+	// written, and bufs is of no use.
 	WriteVec(bufs [][]byte, off int64) error
 	// Sync makes stable what WriteVec, Discard and Zero had done when it was
 	// called.
