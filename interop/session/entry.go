@@ -246,14 +246,12 @@ func (e *entry) takings() {
 	}
 }
 
-// take takes as many bytes as make total.
+// take takes as many bytes as make total. They are gone when it returns, whoever was
+// told of them first: the next reader may be about to start.
 func (e *entry) take(total uint64) {
 	for {
 		before := e.taken.Load()
-		if total <= before {
-			return
-		}
-		if e.taken.CompareAndSwap(before, total) {
+		if total <= before || e.taken.CompareAndSwap(before, total) {
 			break
 		}
 	}

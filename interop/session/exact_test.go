@@ -5,10 +5,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stilehq/stile/interop/descriptor"
 	"github.com/stilehq/stile/interop/wire"
 )
 
@@ -59,6 +61,46 @@ func TestUnreadStays(t *testing.T) {
 					t.Errorf("the next reader finds %q, %v, want %q", got, err, tt.want)
 				}
 			})
+		}
+	}
+}
+
+// Whoever says first what has been read, the stream or Exit: when the second has been
+// heard it is gone from the pipe.
+func TestTakenWhenSaid(t *testing.T) {
+	poller, err := descriptor.NewPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer poller.Close()
+	in, feed := pipe(t)
+	next := dup(t, in)
+	fd, err := unix.Dup(int(in.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := poller.New(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	e := &entry{fd: d}
+	for i := range uint64(20_000) {
+		feed.Write([]byte{'x'})
+		if n, err := d.Peek(t.Context(), make([]byte, 2), nil); n != 1 || err != nil {
+			t.Fatalf("peeked %d, %v", n, err)
+		}
+		var both sync.WaitGroup
+		for range 2 {
+			both.Go(func() {
+				e.take(i + 1)
+				if left, err := unix.IoctlGetInt(int(next.Fd()), unix.TIOCINQ); left != 0 || err != nil {
+					t.Errorf("%d bytes, %v are left of the %d that have been taken", left, err, i+1)
+				}
+			})
+		}
+		if both.Wait(); t.Failed() {
+			return
 		}
 	}
 }
