@@ -24,6 +24,7 @@ import (
 	"github.com/stilehq/stile/guestinit/spawn"
 	"github.com/stilehq/stile/guestinit/untar"
 	"github.com/stilehq/stile/guestinit/users"
+	"github.com/stilehq/stile/guestinit/zone"
 	"github.com/stilehq/stile/interop/guest"
 	"github.com/stilehq/stile/interop/wire"
 )
@@ -119,6 +120,9 @@ func startDistro(cfg *guest.Config, o *agent.Options, reaped func()) error {
 	}
 	if err := users.Ensure(root.Open, cfg.User); err != nil {
 		return fmt.Errorf("add the host's user to the distro: %w", err)
+	}
+	if err := zone.Follow(root.Open, cfg.Zone); err != nil {
+		fmt.Fprintf(os.Stderr, "guestinit: %v\n", err) // of a full disk for one: its user has to get in
 	}
 	if err := runtimeFolder(cfg.User); err != nil {
 		return err

@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/stilehq/stile/interop/guest"
 )
@@ -31,18 +29,4 @@ func hostUser(home string) (guest.User, error) {
 	}
 	return guest.User{Name: u.Username, UID: uint32(uid), GID: uint32(gid), Group: group,
 		Home: home, Shell: os.Getenv("SHELL")}, nil
-}
-
-// hostTimeZone is the name of the host's time zone, "" where it has none that a
-// guest could know.
-func hostTimeZone() string {
-	target, err := filepath.EvalSymlinks("/etc/localtime")
-	if err != nil {
-		return ""
-	}
-	_, zone, ok := strings.Cut(target, "/zoneinfo/")
-	if !ok {
-		return ""
-	}
-	return zone
 }

@@ -92,6 +92,7 @@ func open(ctx context.Context, store *distro.Store, name, version string) (_ *ho
 	if s.guestInit, err = payload.GuestInit(); err != nil {
 		return nil, err
 	}
+	zone := watchZone(localtime) // before it is read
 	if s.guest, err = guestConfig(store, name); err != nil {
 		return nil, err
 	}
@@ -127,6 +128,7 @@ func open(ctx context.Context, store *distro.Store, name, version string) (_ *ho
 	h.supervisor = newSupervisor(s, settings.Idle, Status{
 		Distro: name, Engine: string(choice.Engine), Why: choice.Why, Version: version, Since: time.Now(),
 	}, listener)
+	h.supervisor.zone = zone
 	return h, nil
 }
 
@@ -216,6 +218,6 @@ func guestConfig(store *distro.Store, name string) (guest.Config, error) {
 	}
 	return guest.Config{
 		Mode: guest.ModeRun, Distro: name, Hostname: name, Root: "/dev/vda",
-		User: u, Shares: shares, TimeZone: hostTimeZone(),
+		User: u, Shares: shares, Zone: hostZone(localtime),
 	}, nil
 }

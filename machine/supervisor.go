@@ -37,6 +37,7 @@ type supervisor struct {
 	status   Status // the constant part
 	listener *net.UnixListener
 	vm       *vm
+	zone     *zoneWatch
 
 	ready    chan struct{} // closed when the guest is up, or cannot come up
 	readyErr error
@@ -57,7 +58,7 @@ type supervisor struct {
 }
 
 func newSupervisor(s *spec, idle time.Duration, status Status, l *net.UnixListener) *supervisor {
-	v := &supervisor{spec: s, idle: idle, status: status, listener: l, quiet: time.Now(), rest: restTime,
+	v := &supervisor{spec: s, idle: idle, status: status, listener: l, zone: watchZone(localtime), quiet: time.Now(), rest: restTime,
 		ready: make(chan struct{}), ending: make(chan struct{}), forced: make(chan struct{})}
 	s.stalled = v.setStalled
 	return v
@@ -396,6 +397,7 @@ func (s *supervisor) serve(ctx context.Context, conn *net.UnixConn) {
 			s.refuse(conn, err)
 			return
 		}
+		s.followZone(ctx)
 		if err := s.vm.gateway.Forward(conn, first); err != nil {
 			s.refuse(conn, fmt.Errorf("hand session on: %w", err))
 		}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stilehq/stile/guestinit/sock"
+	"github.com/stilehq/stile/guestinit/zone"
 	"github.com/stilehq/stile/interop/call"
 	"github.com/stilehq/stile/interop/guest"
 	"github.com/stilehq/stile/interop/wire"
@@ -83,6 +84,12 @@ func (a *Agent) handle(name string, body []byte) (any, error) {
 		}
 		a.clock.set(t.Now)
 		return nil, nil
+	case guest.CallZone:
+		var z guest.Zone
+		if err := json.Unmarshal(body, &z); err != nil {
+			return nil, err
+		}
+		return nil, zone.Follow(zone.Files(a.opts.Files), z)
 	case guest.CallReclaim:
 		if a.opts.Spawner == nil {
 			return nil, errors.New("no distro runs")

@@ -29,8 +29,14 @@ type Config struct {
 	Root       string  `json:"root"` // block device, "/dev/vda"
 	User       User    `json:"user"`
 	Shares     []Share `json:"shares"`
-	Time       int64   `json:"time"`     // CLOCK_REALTIME of the host in ns when the machine was started
-	TimeZone   string  `json:"timezone"` // "Europe/Berlin"; "" if the host's is not known
+	Time       int64   `json:"time"` // CLOCK_REALTIME of the host in ns when the machine was started
+	Zone       Zone    `json:"zone"`
+}
+
+// A Zone is the host's time zone. Without name and data it is UTC.
+type Zone struct {
+	Name string `json:"name"` // "Europe/Berlin"; "" if it has none that a guest could know
+	Data []byte `json:"data"` // the host's /etc/localtime: tzfile(5)
 }
 
 // User is the host's user, whom guestinit gives the same name and numbers in
@@ -57,6 +63,7 @@ const (
 	CallUnmount   = "unmount"   // Share: unmount it (lazily, with a note of who used it)
 	CallProcesses = "processes" // → Processes
 	CallTime      = "time"      // Time: step the clock
+	CallZone      = "zone"      // Zone: the host's time zone has changed
 	CallReclaim   = "reclaim"   // → Reclaimed: shrink the page cache, as nothing runs
 	CallShutdown  = "shutdown"  // end all processes (TERM, then KILL), sync, unmount, power off; answered before the power goes
 )

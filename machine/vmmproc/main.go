@@ -307,6 +307,12 @@ func (p *process) handle(ctx context.Context, name string, body []byte) (any, er
 		var ps guest.Processes
 		err := p.ask(ctx, guest.CallProcesses, nil, &ps)
 		return ps, err
+	case CallZone:
+		var z guest.Zone
+		if err := json.Unmarshal(body, &z); err != nil {
+			return nil, err
+		}
+		return nil, p.ask(ctx, guest.CallZone, z, nil)
 	case CallReclaim:
 		var r guest.Reclaimed
 		err := p.ask(ctx, guest.CallReclaim, nil, &r)

@@ -36,7 +36,7 @@ const (
 	kvmFiles
 )
 
-// The calls that the vmm process answers. Share, Unshare, Processes,
+// The calls that the vmm process answers. Share, Unshare, Processes, Zone,
 // Reclaim and Shutdown ask the guest: the supervisor bounds them.
 const (
 	CallStart     = "start"     // Config → Started: serve the devices; the first call
@@ -44,6 +44,7 @@ const (
 	CallUnshare   = "unshare"   // guest.Share
 	CallProcesses = "processes" // → guest.Processes
 	CallShutdown  = "shutdown"  // the guest ends itself in order
+	CallZone      = "zone"      // guest.Zone
 	CallImport    = "import"    // the guest unpacks the tar stream
 	CallReclaim   = "reclaim"   // → guest.Reclaimed
 	CallCounts    = "counts"    // → vmm.Counts
