@@ -50,6 +50,11 @@ signal that killed it; signals that it gets go to the guest command.
 Folders that are shared are at the same path on both sides: the home folder and
 /tmp, and what "stile share" adds. A command called in another folder is refused.
 
+The guest's local time is the host's until somebody sets it in the guest, and the
+clock is set where it is off. A locale that the distro lacks becomes C.UTF-8. The
+terminfo entry of a terminal that it does not know goes along with the command;
+where the host does not know the terminal either it is called xterm-256color.
+
 What the guest command does not read of standard input stays for the next reader.
 A terminal is read only when the guest command wants input.
 

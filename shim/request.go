@@ -34,6 +34,9 @@ func (s *session) request() (*wire.Run, []int, *wire.Error) {
 		}
 		run.Cwd = cwd
 	}
+	if e := terminfo(run.Env); e != "" {
+		run.Terminfo = []byte(e)
+	}
 	mask := syscall.Umask(0)
 	syscall.Umask(mask)
 	run.Umask = uint32(mask)

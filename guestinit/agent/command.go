@@ -88,9 +88,10 @@ func limits(list []wire.Limit) []spawn.Limit {
 }
 
 // environment is the caller's, byte for byte, but for what another user's must
-// say, and for a SHELL that the distro lacks.
+// say, and for a SHELL, a locale and a terminal that the distro does not know.
 func environment(r *wire.Run, u *users.User, files users.Files, host *guest.User) []string {
-	env := r.Env
+	env := fixTerm(r.Env, r.Terminfo, files)
+	fixLocales(env, files)
 	set := func(name, value string, always bool) {
 		for i, e := range env {
 			if strings.HasPrefix(e, name+"=") {
@@ -102,7 +103,6 @@ func environment(r *wire.Run, u *users.User, files users.Files, host *guest.User
 		}
 		env = append(env, name+"="+value)
 	}
-	fixLocales(env, files)
 	other := u.UID != host.UID
 	if other || r.Login {
 		set("HOME", u.Home, other)

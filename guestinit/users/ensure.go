@@ -34,7 +34,9 @@ func Ensure(open Files, u guest.User) error {
 		return err
 	}
 	// Who may start the machine is its root already: `stile run -u root`.
-	return create(open, "/etc/sudoers.d/stile", 0o440, strings.ReplaceAll(u.Name, `\`, `\\`)+" ALL=(ALL:ALL) NOPASSWD: ALL\n")
+	name := strings.ReplaceAll(u.Name, `\`, `\\`)
+	return create(open, "/etc/sudoers.d/stile", 0o440, name+" ALL=(ALL:ALL) NOPASSWD: ALL\n"+
+		"Defaults:"+name+" env_keep += \"TERMINFO_DIRS\"\n") // of a terminal that the distro does not know
 }
 
 // Shell is the given one if the distro has it, else one that it has.

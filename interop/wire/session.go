@@ -131,6 +131,7 @@ type Run struct {
 	Session     uint64    // chosen by the vmm process
 	Blocked     uint64    // signals blocked by the caller, which execve keeps: bit n-1 is signal n
 	CwdGone     bool      // the folder was deleted: Cwd is "/", and the guest's folder is a deleted one too
+	Terminfo    []byte    // the compiled entry of $TERM, for a guest that lacks it; nil if the shim has none
 	Priority    uint8     // 20 less the nice value, as getpriority(2) returns it: 1 to 40; 0 is not known
 }
 
@@ -181,6 +182,9 @@ func (r *Run) Append(dst []byte) []byte {
 	dst = AppendUint(dst, 17, r.Blocked)
 	dst = AppendUint(dst, 18, uint64(r.Priority))
 	dst = AppendBool(dst, 19, r.CwdGone)
+	if len(r.Terminfo) > 0 {
+		dst = AppendField(dst, 20, r.Terminfo)
+	}
 	return dst
 }
 
@@ -259,6 +263,8 @@ func (r *Run) Parse(payload []byte) error {
 			return set(&r.Priority, v)
 		case 19:
 			r.CwdGone = true
+		case 20:
+			r.Terminfo = append([]byte(nil), v...)
 		}
 		return nil
 	})
