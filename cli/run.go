@@ -21,6 +21,7 @@ import (
 type runFlags struct {
 	distro, user, cd, engine string
 	env                      []string
+	rusage                   bool // run's alone
 }
 
 func (r *runFlags) define(f *pflag.FlagSet) {
@@ -39,9 +40,13 @@ func newRunCommand() *command {
 		long: `
 The command gets this one's arguments, standard input and output, terminal,
 environment and folder, and this one ends as the command does: with its exit
-status, or by the signal that killed it. 125 is a failure of stile's own, 126 a
+status, or by the signal that killed it. What the time command says is this
+one's own; --rusage says at the end what the command itself has used. 125 is a failure of stile's own, 126 a
 command that can't be executed, 127 one that is not there.`,
-		flags: flags.define,
+		flags: func(f *pflag.FlagSet) {
+			flags.define(f)
+			f.BoolVar(&flags.rusage, "rusage", false, "say at the end what the command has used: its CPU time, for one")
+		},
 		run: func(ctx context.Context, app *app, args []string) error {
 			return runRun(ctx, app, &flags, args)
 		},
@@ -82,7 +87,7 @@ func (r *runFlags) record(app *app) (*wire.Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find stile's own program: %w", err)
 	}
-	record := &wire.Record{Distro: d.Name, Home: d.Dir, Stile: stile, User: r.user, Start: app.store.Dirs.Environ()}
+	record := &wire.Record{Distro: d.Name, Home: d.Dir, Stile: stile, User: r.user, Start: app.store.Dirs.Environ(), Rusage: r.rusage}
 	if r.cd != "" {
 		if record.Cd, err = filepath.Abs(r.cd); err != nil {
 			return nil, fmt.Errorf("find folder %s: %w", r.cd, err)

@@ -29,6 +29,31 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
+// What a command has used is said after it, if that was asked for.
+func TestRusage(t *testing.T) {
+	m := newMachine(t)
+	m.link("counted", wire.Record{Rusage: true})
+	for _, tt := range []struct {
+		usage *wire.Usage
+		want  string
+	}{
+		{&wire.Usage{User: 1_234_999, System: 5_000, MaxRSS: 7, MinorFaults: 1, MajorFaults: 2, BlocksIn: 3, BlocksOut: 4, Voluntary: 5, Involuntary: 6},
+			"stile: rusage: user 1.234 s, system 0.005 s, memory 7 KiB, faults 1 minor 2 major, blocks 3 in 4 out, switches 5 voluntary 6 involuntary\n"},
+		{&wire.Usage{MaxRSS: ^uint64(0), AtMost: true},
+			"stile: rusage: user 0.000 s, system 0.000 s, memory 18446744073709551615 KiB or less, faults 0 minor 0 major, blocks 0 in 0 out, switches 0 voluntary 0 involuntary\n"},
+		{nil, "stile: rusage: the machine does not say: it was started by an older stile\n"},
+	} {
+		for name, want := range map[string]string{"counted": tt.want, "git": ""} {
+			p := m.start(exec.Command(m.path(name)))
+			r := m.accept()
+			r.send(wire.TypeStarted, nil)
+			r.exit(wire.Exit{Code: 3, Usage: tt.usage})
+			p.expectExit(3, want)
+			r.close()
+		}
+	}
+}
+
 // The shim dies of the command's signal, whatever it was told to ignore or block.
 func TestDeathBySignal(t *testing.T) {
 	m := newMachine(t)

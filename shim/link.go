@@ -154,13 +154,13 @@ func number(s string) (int, bool) {
 	return n, len(s) > 0 && len(s) < 9
 }
 
-// decimal is n in digits.
-func decimal(n int) string {
+// decimal is n, which is not negative, in digits.
+func decimal[N int | uint64](n N) string {
 	var b [20]byte
 	i := len(b)
 	for {
 		i--
-		b[i] = byte('0' + n%10)
+		b[i] = '0' + byte(n%10)
 		if n /= 10; n == 0 {
 			return string(b[i:])
 		}

@@ -205,6 +205,9 @@ func (s *session) message(t wire.Type, body []byte) error {
 		if err := m.Parse(body); err != nil {
 			return err
 		}
+		if s.call.Rusage {
+			say(usage(m.Usage))
+		}
 		if m.Signal > 0 && m.Signal <= 64 {
 			die(int(m.Signal))
 		}

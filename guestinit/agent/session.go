@@ -247,6 +247,7 @@ func (s *session) event(e spawn.Event) {
 	case spawn.Ended:
 		s.setEnded()
 		m := s.exit(e.Status)
+		m.Usage = usage(&e.Usage)
 		s.send(wire.TypeExit, m.Append(nil))
 		s.out.finish()
 		s.releaseIfEmpty()

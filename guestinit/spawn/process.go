@@ -25,6 +25,7 @@ type Event struct {
 	Kind   Kind
 	PID    int             // Started: the command's number inside of the distro
 	Status unix.WaitStatus // Stopped, Ended
+	Usage  unix.Rusage     // Ended
 	Err    *StartError     // Failed
 }
 
@@ -151,7 +152,7 @@ func (p *Process) record(r record) {
 		case st.Continued():
 			p.events(Event{Kind: Continued})
 		default:
-			p.events(Event{Kind: Ended, Status: st})
+			p.events(Event{Kind: Ended, Status: st, Usage: p.plan.usage})
 		}
 	case recGone:
 		p.s.mu.Lock()

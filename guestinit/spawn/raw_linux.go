@@ -96,6 +96,7 @@ type plan struct {
 	info    [16]uint64 // siginfo_t
 	rec     record
 	status  int32
+	usage   unix.Rusage // of the command, once it has ended
 	child   int32
 	group   int32
 
@@ -206,7 +207,7 @@ func sitter(p *plan) {
 func sitterWait(p *plan) {
 	for p.child != 0 {
 		r, _, e := syscall.RawSyscall6(unix.SYS_WAIT4, uintptr(p.child), uintptr(unsafe.Pointer(&p.status)),
-			unix.WNOHANG|unix.WUNTRACED|unix.WCONTINUED|unix.WALL, 0, 0, 0)
+			unix.WNOHANG|unix.WUNTRACED|unix.WCONTINUED|unix.WALL, uintptr(unsafe.Pointer(&p.usage)), 0, 0)
 		if e == syscall.EINTR {
 			continue
 		}

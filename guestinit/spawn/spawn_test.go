@@ -70,6 +70,20 @@ func sh(script string) *Command {
 	return &Command{Argv: []string{"sh", "-c", script}, Paths: []string{"/bin/sh"}, Dir: "/", Env: []string{"PATH=/usr/bin:/bin"}, Umask: 0o22}
 }
 
+// A command's end comes with what it and those that it waited for have used.
+func TestUsage(t *testing.T) {
+	_, events := run(t, sh(`dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null; i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done`))
+	for _, e := range events {
+		if e.Kind == Ended {
+			if cpu := e.Usage.Utime.Nano(); cpu < 10e6 || e.Usage.Maxrss < 64<<10 || e.Usage.Nvcsw == 0 {
+				t.Errorf("%+v, want 10 ms and 64 MiB", e.Usage)
+			}
+			return
+		}
+	}
+	t.Errorf("it has not ended: %v", events)
+}
+
 // The command runs in its own pid namespace, session and process group, with
 // just the descriptors and attributes that were asked for.
 func TestStart(t *testing.T) {

@@ -25,6 +25,7 @@ type Record struct {
 
 	CwdFallback bool // cwdfallback=1: start in the user's home where the working directory is not shared
 	Login       bool // login=1: an interactive login shell; there is no command
+	Rusage      bool // rusage=1: say at the end what the command has used
 }
 
 // RecordArgv0 is the shim's argv[0] when `stile run` executes it.
@@ -67,6 +68,9 @@ func (r *Record) Append(dst []byte) ([]byte, error) {
 	}
 	if r.Login {
 		put("login", "1")
+	}
+	if r.Rusage {
+		put("rusage", "1")
 	}
 	if bad {
 		return nil, ErrField
@@ -117,6 +121,8 @@ func (r *Record) Parse(b []byte) error {
 			r.CwdFallback = value == "1"
 		case "login":
 			r.Login = value == "1"
+		case "rusage":
+			r.Rusage = value == "1"
 		}
 	}
 	if r.Distro == "" || r.Home == "" || r.Stile == "" {

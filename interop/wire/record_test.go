@@ -8,7 +8,7 @@ import (
 var records = []Record{
 	{Distro: "debian", Home: "/h", Stile: "/s"},
 	{Distro: "d", Home: "/h=x\n", Stile: "/s", Command: "/bin/a b", User: "root", Cd: "/\xff", Args: []string{"-x", "", "=", "a=b"},
-		Env: []string{"A=", "B=c=d\n"}, Start: []string{"HOME=/h"}, CwdFallback: true, Login: true},
+		Env: []string{"A=", "B=c=d\n"}, Start: []string{"HOME=/h"}, CwdFallback: true, Login: true, Rusage: true},
 }
 
 func TestRecordRoundTrip(t *testing.T) {

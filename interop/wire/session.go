@@ -494,6 +494,44 @@ type Exit struct {
 	Taken []Count
 	// Offsets are where the command has left the files that the guest has opened.
 	Offsets []Count
+	// Usage is what the command has used, nil from a guestinit that does not say.
+	Usage *Usage
+}
+
+// A Usage is what wait4(2) told of a command and of the processes that it has
+// waited for: getrusage(2) has the meanings.
+type Usage struct {
+	User, System             uint64 // CPU time in µs
+	MaxRSS                   uint64 // KiB
+	MinorFaults, MajorFaults uint64
+	BlocksIn, BlocksOut      uint64 // of 512 bytes
+	Voluntary, Involuntary   uint64 // context switches
+	// AtMost says that MaxRSS is an upper bound. The kernel counts in what the
+	// process had before execve(2), which was guestinit's memory.
+	AtMost bool
+}
+
+// Append appends the payload of u to dst.
+func (u *Usage) Append(dst []byte) []byte {
+	for i, n := range [...]uint64{u.User, u.System, u.MaxRSS, u.MinorFaults, u.MajorFaults, u.BlocksIn, u.BlocksOut, u.Voluntary, u.Involuntary} {
+		dst = AppendUint(dst, uint16(i+1), n)
+	}
+	return AppendBool(dst, 10, u.AtMost)
+}
+
+// Parse reads the payload of a Usage.
+func (u *Usage) Parse(payload []byte) error {
+	*u = Usage{}
+	fields := [...]*uint64{&u.User, &u.System, &u.MaxRSS, &u.MinorFaults, &u.MajorFaults, &u.BlocksIn, &u.BlocksOut, &u.Voluntary, &u.Involuntary}
+	return Fields(payload, func(tag uint16, v []byte) error {
+		switch {
+		case tag >= 1 && int(tag) <= len(fields):
+			return set(fields[tag-1], v)
+		case tag == 10:
+			u.AtMost = true
+		}
+		return nil
+	})
 }
 
 // Append appends the payload of e to dst.
@@ -512,6 +550,9 @@ func (e *Exit) Append(dst []byte) []byte {
 	}
 	for _, c := range e.Offsets {
 		dst = AppendField(dst, 7, c.Append(nil))
+	}
+	if e.Usage != nil {
+		dst = AppendField(dst, 8, e.Usage.Append(nil))
 	}
 	return dst
 }
@@ -542,6 +583,9 @@ func (e *Exit) Parse(payload []byte) error {
 			err := c.Parse(v)
 			e.Offsets = append(e.Offsets, c)
 			return err
+		case 8:
+			e.Usage = new(Usage)
+			return e.Usage.Parse(v)
 		case 5:
 			var n uint32
 			if err := set(&n, v); err != nil {
