@@ -96,10 +96,10 @@ func commands() []*command {
 		newRunCommand(), newShellCommand(),
 		newLinkCommand(), newUnlinkCommand(), newLinksCommand(), newWhichCommand(),
 		newInitCommand(), newPromptCommand(), newTrustCommand(), newUntrustCommand(),
-		newShareCommand(), newUnshareCommand(), newSharesCommand(),
+		newShareCommand(), newUnshareCommand(), newSharesCommand(), newHostCommand(),
 		newStartCommand(), newStopCommand(), newStatusCommand(), newLogsCommand(),
 		newTestscriptCommand(), newDoctorCommand(), newVersionCommand(), newHelpCommand(),
-		newMachineCommand(), newVMMCommand(), newManCommand(), newViewCommand(), newCompleteCommand(), newCompleterCommand(), newNotFoundCommand(),
+		newMachineCommand(), newVMMCommand(), newSitterCommand(), newManCommand(), newViewCommand(), newCompleteCommand(), newCompleterCommand(), newNotFoundCommand(),
 	}
 }
 

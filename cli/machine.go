@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/stilehq/stile/machine"
+	"github.com/stilehq/stile/machine/broker"
 	"github.com/stilehq/stile/machine/vmmproc"
 )
 
@@ -25,6 +26,18 @@ func newVMMCommand() *command {
 		short: "Serve the devices of a machine (stile starts this itself)",
 		run: func(ctx context.Context, app *app, args []string) error {
 			return ended(vmmproc.Main())
+		},
+	}
+}
+
+// newSitterCommand is the parent of a host command that a guest called; the
+// supervisor runs it.
+func newSitterCommand() *command {
+	return &command{
+		name: broker.SitterCommand, hidden: true,
+		short: "Run a command of the host for a guest (stile starts this itself)",
+		run: func(ctx context.Context, app *app, args []string) error {
+			return ended(broker.SitterMain())
 		},
 	}
 }

@@ -4,6 +4,9 @@
 //
 // The distro runs in pid, mount and cgroup namespaces of its own with a reaper
 // as PID 1 (package spawn); guestinit stays outside, unseen.
+//
+// In the distro the same program is what commands of the host's are called by
+// (package hostcmd).
 package main
 
 import (
@@ -19,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/stilehq/stile/guestinit/agent"
+	"github.com/stilehq/stile/guestinit/hostcmd"
 	"github.com/stilehq/stile/guestinit/root"
 	"github.com/stilehq/stile/guestinit/sock"
 	"github.com/stilehq/stile/guestinit/spawn"
@@ -39,6 +43,10 @@ const openFiles = 1 << 20
 func init() { runtime.LockOSThread() }
 
 func main() {
+	if hostcmd.Called() {
+		go hostcmd.Main()
+		select {}
+	}
 	go run()
 	select {}
 }
@@ -58,9 +66,6 @@ func run() {
 
 // configure makes guestinit's own mounts and reads its configuration.
 func configure() (*guest.Config, error) {
-	if os.Getpid() != 1 {
-		return nil, errors.New("it is the first process of a guest of stile's, and of no use elsewhere")
-	}
 	if err := root.Early(); err != nil {
 		return nil, err
 	}
@@ -126,6 +131,13 @@ func startDistro(cfg *guest.Config, o *agent.Options, reaped func()) error {
 	}
 	if err := runtimeFolder(cfg.User); err != nil {
 		return err
+	}
+	if cfg.Host != nil {
+		if err := root.HostCommands(cfg.Host.Links); err != nil {
+			return err
+		}
+		o.Links = root.HostLinks
+		o.Register = root.RegisterStubs
 	}
 	if err := root.Shares(); err != nil {
 		return err

@@ -82,3 +82,8 @@ func (c *Client) Share(ctx context.Context, s guest.Share) error {
 func (c *Client) Unshare(ctx context.Context, s guest.Share) error {
 	return c.calls.Do(ctx, callUnshare, s, nil)
 }
+
+// Links tells the running machine which host commands are on the guest's PATH.
+func (c *Client) Links(ctx context.Context, names []string) error {
+	return c.calls.Do(ctx, callLinks, names, nil)
+}

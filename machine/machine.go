@@ -25,6 +25,7 @@ const (
 	callStop    = "stop"    // stopRequest
 	callShare   = "share"   // guest.Share
 	callUnshare = "unshare" // guest.Share
+	callLinks   = "links"   // []string: host commands on the guest's PATH
 )
 
 type statusRequest struct {

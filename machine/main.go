@@ -16,6 +16,7 @@ import (
 	"github.com/stilehq/stile/distro"
 	"github.com/stilehq/stile/distro/payload"
 	"github.com/stilehq/stile/interop/guest"
+	"github.com/stilehq/stile/machine/policy"
 )
 
 // Command is the subcommand of stile that calls Main.
@@ -95,6 +96,9 @@ func open(ctx context.Context, store *distro.Store, name, version string) (_ *ho
 	zone := watchZone(localtime) // before it is read
 	if s.guest, err = guestConfig(store, name); err != nil {
 		return nil, err
+	}
+	if s.guest.Host != nil {
+		s.authorize = newHostCommands(store, name, s.stile).authorize
 	}
 	s.links = store.Dirs.Links
 	s.hidden = []string{store.Dirs.Config, store.Dirs.Data, store.Dirs.Cache, store.Dirs.Runtime}
@@ -216,7 +220,13 @@ func guestConfig(store *distro.Store, name string) (guest.Config, error) {
 	if err != nil {
 		return guest.Config{}, err
 	}
+	// Rules that make no sense keep nothing from starting, as nothing is allowed then.
+	host := &guest.Host{}
+	if p, err := policy.Load(store.Dirs.HostPath()); err == nil {
+		host.Links = p.LinksOf(name)
+	}
 	return guest.Config{
+		Host: host,
 		Mode: guest.ModeRun, Distro: name, Hostname: name, Root: "/dev/vda",
 		User: u, Shares: shares, Zone: hostZone(localtime),
 	}, nil

@@ -16,6 +16,7 @@ import (
 	"github.com/stilehq/stile/interop/guest"
 	"github.com/stilehq/stile/interop/session"
 	"github.com/stilehq/stile/interop/wire"
+	"github.com/stilehq/stile/machine/broker"
 	"github.com/stilehq/stile/machine/vmmproc"
 	"github.com/stilehq/stile/vmm"
 )
@@ -79,6 +80,11 @@ func (s *supervisor) run(ctx context.Context) error {
 	}
 	s.vm = vm
 	defer vm.kill()
+	if s.spec.authorize != nil {
+		b := broker.New(broker.Config{Authorize: s.spec.authorize, Sitter: []string{s.spec.stile, broker.SitterCommand}})
+		defer b.Close()
+		go s.serveStreams(b)
+	}
 	go s.events()
 	go s.accept(ctx)
 	go s.watchStart(ctx)
@@ -475,6 +481,14 @@ func (s *supervisor) handle(ctx context.Context, name string, body []byte) (any,
 		}
 		s.end(r.Force, "stile stop")
 		return nil, nil
+	case callLinks:
+		var links []string
+		if err := json.Unmarshal(body, &links); err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, guestLimit)
+		defer cancel()
+		return nil, s.vm.calls.Do(ctx, vmmproc.CallLinks, links, nil)
 	case callShare, callUnshare:
 		var share guest.Share
 		if err := json.Unmarshal(body, &share); err != nil {

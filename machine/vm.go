@@ -19,6 +19,8 @@ import (
 	"github.com/stilehq/stile/interop/call"
 	"github.com/stilehq/stile/interop/guest"
 	"github.com/stilehq/stile/interop/session"
+	"github.com/stilehq/stile/interop/wire"
+	"github.com/stilehq/stile/machine/broker"
 	"github.com/stilehq/stile/machine/vmmproc"
 	"github.com/stilehq/stile/vmm"
 	"github.com/stilehq/stile/vmm/boot"
@@ -40,8 +42,10 @@ type spec struct {
 	guest     guest.Config // Generation and Time are filled in
 	hidden    []string     // folders that no share shows
 	links     string       // folder of the links
-	input     *os.File     // for guest.ModeImport: the tar stream; stays the caller's
-	stalled   func(bool)   // see vmm.Config, for the qemu engine; the kvm engine's is an event
+	// authorize is nil where the guest can't call commands of the host.
+	authorize func(context.Context, *wire.Run) (*broker.Command, *wire.Error)
+	input     *os.File   // for guest.ModeImport: the tar stream; stays the caller's
+	stalled   func(bool) // see vmm.Config, for the qemu engine; the kvm engine's is an event
 }
 
 // A vm is the processes of one virtual machine: the vmm process, and QEMU where
@@ -51,6 +55,8 @@ type vm struct {
 	vmm   *child.Process
 	serve *net.UnixConn // sessions to the vmm process, events from it
 	calls *call.Client  // to the vmm process
+	// streams is where the vmm process asks for connections to the broker.
+	streams *net.UnixConn
 	// gateway is the one who writes to serve.
 	gateway *session.Gateway
 	console *os.File // the spec's
@@ -162,9 +168,9 @@ func (v *vm) startVMM(s *spec, engine []*os.File) error {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, theirs)
 		return c
 	}
-	serve, calls := conn(), conn()
+	serve, calls, streams := conn(), conn(), conn()
 	defer func() {
-		for _, f := range cmd.ExtraFiles[:min(2, len(cmd.ExtraFiles))] {
+		for _, f := range cmd.ExtraFiles[:min(3, len(cmd.ExtraFiles))] {
 			f.Close() // theirs; the others are not ours to close
 		}
 	}()
@@ -172,6 +178,7 @@ func (v *vm) startVMM(s *spec, engine []*os.File) error {
 		return err
 	}
 	v.serve, v.calls = serve.(*net.UnixConn), call.NewClient(calls)
+	v.streams = streams.(*net.UnixConn)
 	v.gateway = session.NewGateway(v.serve)
 	cmd.ExtraFiles = append(cmd.ExtraFiles, engine...)
 	if s.input != nil {
@@ -192,6 +199,7 @@ func (v *vm) kill() {
 	if v.serve != nil {
 		v.serve.Close()
 		v.calls.Close()
+		v.streams.Close()
 	}
 }
 

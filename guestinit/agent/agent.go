@@ -30,6 +30,10 @@ type Options struct {
 
 	// Mount and Unmount place a share in the distro and take it away.
 	Mount, Unmount func(guest.Share) error
+	// Links changes which host commands are on the PATH, and Register makes sure that
+	// the kernel knows how to execute them: nil where there are none.
+	Links    func(names []string) error
+	Register func()
 	// Import unpacks a tar stream into the root disk.
 	Import func(*sock.Conn) error
 	// Reclaim shrinks the page cache, within a limit of time, and says by how
@@ -115,6 +119,9 @@ func (a *Agent) control(c *sock.Conn, reader *wire.Reader, id uint64) {
 		return
 	}
 	a.clock.set(s.run.Time)
+	if a.opts.Register != nil {
+		a.opts.Register()
+	}
 	root.Fence() // the command sees the shares as they are now
 	a.mu.Lock()
 	if a.ending || a.opts.Spawner == nil {

@@ -90,6 +90,15 @@ func (a *Agent) handle(name string, body []byte) (any, error) {
 			return nil, err
 		}
 		return nil, zone.Follow(zone.Files(a.opts.Files), z)
+	case guest.CallLinks:
+		var names []string
+		if err := json.Unmarshal(body, &names); err != nil {
+			return nil, err
+		}
+		if a.opts.Links == nil {
+			return nil, errors.New("this distro has no host commands")
+		}
+		return nil, a.opts.Links(names)
 	case guest.CallReclaim:
 		if a.opts.Spawner == nil {
 			return nil, errors.New("no distro runs")

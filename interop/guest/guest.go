@@ -31,6 +31,7 @@ type Config struct {
 	Shares     []Share `json:"shares"`
 	Time       int64   `json:"time"` // CLOCK_REALTIME of the host in ns when the machine was started
 	Zone       Zone    `json:"zone"`
+	Host       *Host   `json:"host"` // nil: no command of the host's can be called
 }
 
 // A Zone is the host's time zone. Without name and data it is UTC.
@@ -38,6 +39,15 @@ type Zone struct {
 	Name string `json:"name"` // "Europe/Berlin"; "" if it has none that a guest could know
 	Data []byte `json:"data"` // the host's /etc/localtime: tzfile(5)
 }
+
+// Host is what the guest has of commands of the host's.
+type Host struct {
+	Links []string `json:"links"` // names for its PATH
+}
+
+// HostDir is the folder of host commands in the distro: at the end of each guest
+// command's PATH.
+const HostDir = "/run/stile/commands"
 
 // User is the host's user, whom guestinit gives the same name and numbers in
 // the distro.
@@ -64,6 +74,7 @@ const (
 	CallProcesses = "processes" // → Processes
 	CallTime      = "time"      // Time: step the clock
 	CallZone      = "zone"      // Zone: the host's time zone has changed
+	CallLinks     = "links"     // []string: the host commands on the PATH, from now on
 	CallReclaim   = "reclaim"   // → Reclaimed: shrink the page cache, as nothing runs
 	CallShutdown  = "shutdown"  // end all processes (TERM, then KILL), sync, unmount, power off; answered before the power goes
 )

@@ -30,8 +30,8 @@ var guestPath = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr
 // GuestEnv is env as a guest command gets it: whole, byte for byte, but for the
 // variables that make no sense there, and with a PATH that lacks the folder of
 // the links (which would lead back here) and has the standard folders at its
-// end.
-func GuestEnv(env []string, links string) []string {
+// end, and after them last, the folder of host commands, unless it is "".
+func GuestEnv(env []string, links, last string) []string {
 	out := make([]string, 0, len(env)+1)
 	path := false
 	for _, e := range env {
@@ -41,21 +41,21 @@ func GuestEnv(env []string, links string) []string {
 		}
 		if ok && name == "PATH" && !path {
 			path = true
-			e = "PATH=" + mergePath(value, links)
+			e = "PATH=" + mergePath(value, links, last)
 		}
 		out = append(out, e)
 	}
 	if !path {
-		out = append(out, "PATH="+mergePath("", links))
+		out = append(out, "PATH="+mergePath("", links, last))
 	}
 	return out
 }
 
-func mergePath(path, links string) string {
+func mergePath(path, links, last string) string {
 	var dirs []string
 	have := make(map[string]bool)
 	for _, dir := range filepath.SplitList(path) {
-		if dir == "" || filepath.Clean(dir) == links {
+		if dir == "" || filepath.Clean(dir) == links || dir == last {
 			continue
 		}
 		have[dir] = true
@@ -65,6 +65,9 @@ func mergePath(path, links string) string {
 		if !have[dir] {
 			dirs = append(dirs, dir)
 		}
+	}
+	if last != "" {
+		dirs = append(dirs, last)
 	}
 	return strings.Join(dirs, ":")
 }

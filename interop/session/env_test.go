@@ -19,8 +19,14 @@ func TestGuestEnv(t *testing.T) {
 		{"the host's own stays", []string{"LD_PRELOAD=x", "XDG_RUNTIME_DIR=/run/user/1", "LD_PRELOADED=y", "PATH=" + standard},
 			[]string{"LD_PRELOADED=y", "PATH=" + standard}},
 	} {
-		if got := GuestEnv(tt.env, "/l"); !slices.Equal(got, tt.want) {
+		if got := GuestEnv(tt.env, "/l", ""); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+	for _, path := range []string{"/bin", "/run/x:/bin", "/bin:/run/x"} {
+		want := []string{"PATH=/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/run/x"}
+		if got := GuestEnv([]string{"PATH=" + path}, "/l", "/run/x"); !slices.Equal(got, want) {
+			t.Errorf("host commands are last: %q, want %q", got, want)
 		}
 	}
 }

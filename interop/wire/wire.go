@@ -172,13 +172,18 @@ func AppendMessage(dst []byte, t Type, payload []byte) []byte {
 // A Reader reads whole messages, as io.ReadFull would on r, into a buffer that
 // it keeps.
 type Reader struct {
-	read func([]byte) (int, error)
-	buf  []byte
+	read  func([]byte) (int, error)
+	buf   []byte
+	limit uint32
 }
+
+// Limit makes longer payloads than n bytes an ErrTooLong; MaxPayload is the limit
+// until then.
+func (r *Reader) Limit(n uint32) { r.limit = n }
 
 // NewReader returns a Reader on a read function like that of io.Reader. It
 // never reads beyond the message at hand.
-func NewReader(read func([]byte) (int, error)) *Reader { return &Reader{read: read} }
+func NewReader(read func([]byte) (int, error)) *Reader { return &Reader{read: read, limit: MaxPayload} }
 
 // Next reads one message. The payload is valid until the next call. The error
 // is that of the read function, untouched, when nothing of a message was read,
@@ -197,6 +202,9 @@ func (r *Reader) Next() (Type, []byte, error) {
 	h, err := ParseHeader(head)
 	if err != nil {
 		return 0, nil, err
+	}
+	if h.Length > r.limit {
+		return 0, nil, ErrTooLong
 	}
 	// The buffer grows with what has arrived: a header alone, which costs its
 	// sender nothing, must not cost megabytes.

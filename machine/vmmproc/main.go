@@ -55,7 +55,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	p := &process{serve: serve, ended: make(chan error, 1), up: make(chan struct{}), shares: make(map[string]guest.Share)}
+	streams, err := inherited(streamsFD)
+	if err != nil {
+		return err
+	}
+	p := &process{serve: serve, streams: streams, ended: make(chan error, 1), up: make(chan struct{}), shares: make(map[string]guest.Share)}
 	// Before there is a guest that could take this process over.
 	if err := confine(); errors.Is(err, errNoSeccomp) {
 		p.unconfined = err.Error()
@@ -97,6 +101,7 @@ type process struct {
 
 	eventsMu sync.Mutex
 	serve    *net.UnixConn // written to with eventsMu held
+	streams  *net.UnixConn // of serveStreams
 
 	sharesMu sync.Mutex
 	shares   map[string]guest.Share // by Dir
@@ -141,6 +146,13 @@ func (p *process) start(ctx context.Context, cfg Config) error {
 	listener, err := p.vsock.Listen(wire.HostPort)
 	if err != nil {
 		return fmt.Errorf("vsock: %w", err)
+	}
+	if cfg.Guest.Host != nil {
+		l, err := p.vsock.Listen(wire.HostCommandPort)
+		if err != nil {
+			return fmt.Errorf("vsock: %w", err)
+		}
+		go p.serveStreams(l, p.streams)
 	}
 	config.Devices = []virtio.Device{
 		qemu.SocketVsock: p.vsock,
@@ -260,7 +272,11 @@ func (p *process) dialSession(ctx context.Context) (session.Conn, error) {
 
 // prepare makes a request of the host's one of the guest's.
 func (p *process) prepare(r *wire.Run) {
-	r.Env = session.GuestEnv(r.Env, p.cfg.Links)
+	last := ""
+	if p.cfg.Guest.Host != nil {
+		last = guest.HostDir
+	}
+	r.Env = session.GuestEnv(r.Env, p.cfg.Links, last)
 }
 
 // check refuses a Run that the guest could not understand.
@@ -303,6 +319,12 @@ func (p *process) handle(ctx context.Context, name string, body []byte) (any, er
 			return nil, err
 		}
 		return nil, p.removeShare(s)
+	case CallLinks:
+		var links []string
+		if err := json.Unmarshal(body, &links); err != nil {
+			return nil, err
+		}
+		return nil, p.ask(ctx, guest.CallLinks, links, nil)
 	case CallProcesses:
 		var ps guest.Processes
 		err := p.ask(ctx, guest.CallProcesses, nil, &ps)

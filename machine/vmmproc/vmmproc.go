@@ -20,9 +20,10 @@ const Command = "vmm"
 // The descriptors that the vmm process is started with. The engine's sockets
 // follow, in the engine's order, and the tar stream of an import after them.
 const (
-	serveFD  = 3 // sessions from the supervisor, events to it
-	callsFD  = 4 // calls of the supervisor
-	engineFD = 5
+	serveFD   = 3 // sessions from the supervisor, events to it
+	callsFD   = 4 // calls of the supervisor
+	streamsFD = 5 // connections for the guest's host commands, from the supervisor
+	engineFD  = 6
 )
 
 // The engine's files of the kvm engine, in order. The qemu engine's are the
@@ -49,6 +50,7 @@ const (
 	CallReclaim   = "reclaim"   // → guest.Reclaimed
 	CallCounts    = "counts"    // → vmm.Counts
 	CallNotice    = "notice"    // wire.Error: a line for whose commands run
+	CallLinks     = "links"     // []string: host commands on the guest's PATH
 )
 
 // Config is what a vmm process is told first.
