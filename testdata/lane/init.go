@@ -116,12 +116,12 @@ type bind struct {
 // before the host's /tmp is covered.
 func keep(r *request) ([]bind, error) {
 	at := func(n int) string { return filepath.Join(copyRoot, strconv.Itoa(n)) }
-	dir := bind{at(0), r.Dir, true}
+	dir := bind{at(0), moduleOf(r.Dir), true}
 	if err := os.Mkdir(dir.source, 0o755); err != nil {
 		return nil, err
 	}
-	if err := unix.Mount(hostRoot+r.Dir, dir.source, "", unix.MS_BIND, ""); err != nil {
-		return nil, fmt.Errorf("bind %s: %w", r.Dir, err)
+	if err := unix.Mount(hostRoot+dir.path, dir.source, "", unix.MS_BIND, ""); err != nil {
+		return nil, fmt.Errorf("bind %s: %w", dir.path, err)
 	}
 	binds := []bind{dir}
 	for i, path := range r.Copies {
@@ -136,6 +136,17 @@ func keep(r *request) ([]bind, error) {
 		binds = append(binds, b)
 	}
 	return binds, nil
+}
+
+// moduleOf is the folder of the Go module that a folder belongs to, whose files a
+// test may read, or the folder itself.
+func moduleOf(dir string) string {
+	for d := dir; d != "/"; d = filepath.Dir(d) {
+		if _, err := os.Stat(filepath.Join(hostRoot+d, "go.mod")); err == nil {
+			return d
+		}
+	}
+	return dir
 }
 
 func copyTree(dst, src string) error {

@@ -5,7 +5,7 @@
 //
 //	lane [-cpus N] [-memory SIZE] [-icount] [-copy PATH]... [-kernel FILE] [-timeout T] COMMAND [ARG]...
 //
-// The command sees the host's files, its own folder and environment, pipes as
+// The command sees the host's files, its own Go module and environment, pipes as
 // stdin, stdout and stderr, and root's rights of the calling user; lane ends
 // with its status. /tmp, /run and /dev/shm are its own. The command's file, and
 // each PATH, is a copy in memory at the same path, for 9P is slow to run
