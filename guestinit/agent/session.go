@@ -388,13 +388,17 @@ func startError(r *wire.Run, distro string, err error) *wire.Error {
 	name := commandName(r)
 	switch se.Step {
 	case spawn.StepDir:
-		return &wire.Error{Code: 125, What: r.Cwd, Why: se.Errno.Error()}
+		return &wire.Error{Code: 125, What: r.Cwd, Why: se.Errno.Error(), Hint: "choose a folder that the command's user may enter: stile run --cd FOLDER"}
 	case spawn.StepExec:
 		switch se.Errno {
 		case unix.ENOENT, unix.ENOTDIR:
 			return &wire.Error{Code: 127, What: name, Why: "command not found in distro " + distro}
 		case unix.ENOEXEC:
 			return &wire.Error{Code: 126, What: name, Why: "not a program for this machine"}
+		case unix.E2BIG:
+			return &wire.Error{Code: 126, What: name, Why: se.Errno.Error(), Hint: "pass fewer arguments at a time: xargs does"}
+		case unix.EACCES:
+			return &wire.Error{Code: 126, What: name, Why: se.Errno.Error(), Hint: "it has to be a file that you may execute: ls -ld " + name}
 		}
 		return &wire.Error{Code: 126, What: name, Why: se.Errno.Error()}
 	}
