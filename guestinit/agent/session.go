@@ -151,7 +151,6 @@ func (s *session) handle(m any) {
 			s.process.Signal(unix.SIGCONT) // a stopped command takes the signal too
 			time.AfterFunc(killDelay, func() { s.mail.put(killNow{}) })
 		}
-		s.control.Close()
 	case killNow:
 		s.process.Signal(unix.SIGKILL)
 	case lookAgain:
@@ -192,6 +191,13 @@ func (s *session) message(typ wire.Type, payload []byte) {
 		if m.Parse(payload) == nil {
 			if e := s.entry(m.Number); e != nil {
 				e.end()
+			}
+		}
+	case wire.TypeUnread:
+		var m wire.Count
+		if m.Parse(payload) == nil {
+			if e := s.entry(m.Number); e != nil && e.table.Small() {
+				e.close()
 			}
 		}
 	case wire.TypeWinSize:
@@ -276,6 +282,9 @@ func (s *session) exit(status unix.WaitStatus) *wire.Exit {
 	for i, e := range s.entries {
 		if e == nil {
 			continue
+		}
+		if e.table.Small() {
+			e.flushSmall()
 		}
 		if e.table.Access&wire.AccessWrite != 0 {
 			m.Counts = append(m.Counts, wire.Count{Number: uint32(i), Bytes: e.given()})
