@@ -491,7 +491,7 @@ func (c *Count) Parse(payload []byte) error {
 // A Wrote is a piece of a Small entry's output.
 type Wrote struct {
 	Number uint32 // index in the descriptor table
-	Bytes  []byte // of the message that was parsed
+	Bytes  []byte
 }
 
 // Append appends the payload of w to dst.
@@ -507,7 +507,7 @@ func (w *Wrote) Parse(payload []byte) error {
 		case 1:
 			return set(&w.Number, v)
 		case 2:
-			w.Bytes = v
+			w.Bytes = append([]byte(nil), v...)
 		}
 		return nil
 	})
