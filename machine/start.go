@@ -143,11 +143,7 @@ func report(err error, name string) {
 	pipe := os.NewFile(readyFD, "ready")
 	word := []byte(readyWord)
 	if err != nil {
-		e := call.AsError(err, "distro "+name)
-		if e.Hint == "" {
-			e.Hint = distro.Cure(err)
-		}
-		word = e.Append(nil)
+		word = call.AsError(err, "distro "+name).Append(nil)
 	}
 	pipe.Write(word) // nobody waits for it where this fails
 	pipe.Close()

@@ -12,12 +12,18 @@ VmFlags: rd ex mr mw me
 Pss:             2000000 kB
 7f0090000000-7f0090001000 rw-p 00000000 00:00 0
 Pss:                   4 kB
+7f00a0000000-7f00e0000000 rw-p 00000000 00:00 0
+Pss:                  16 kB
+VmFlags: rd wr mr mw me nr dd hg
 `
-	got, err := sumPss(smaps)
+	got, guest, err := sumPss(smaps, 1<<30)
 	if want := uint64(704 << 10); err != nil || got != want {
 		t.Errorf("%d bytes, %v, want %d", got, err, want)
 	}
-	if _, err := sumPss("7f00-7f01 rw-p 0 0 0\nPss: many kB\n"); err == nil {
+	if want := uint64(2000016 << 10); guest != want {
+		t.Errorf("%d bytes of guest memory, want %d", guest, want)
+	}
+	if _, _, err := sumPss("7f00-7f01 rw-p 0 0 0\nPss: many kB\n", 0); err == nil {
 		t.Error("no error for a number that is none")
 	}
 }

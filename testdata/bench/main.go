@@ -5,6 +5,11 @@
 //
 //	make bench
 //	make bench BENCH='-rows cold,warm -warms 50'
+//	make bench BENCH=-lane
+//
+// The last is stile on its own engine, in the nested lane (testdata/lane); there
+// the row engine compares that engine alone with QEMU on the same KVM. Its reads
+// of the disk are testdata/bench/guest's own, fio having no place in an initramfs.
 //
 // The aims are printed and not asserted: times have noise. It needs root, for
 // virtiofsd, and leaves nothing running and nothing behind but the peer's image
@@ -24,6 +29,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 type bench struct {
@@ -35,9 +41,14 @@ type bench struct {
 	cache  string  // $XDG_CACHE_HOME
 	image  string  // folder of the peer's image, empty without the peer
 	work   string  // of this run
+	distro string  // archive of a distro, empty: it is installed
+	guest  string  // program of testdata/bench/guest, empty: it is compiled
 
 	colds, warms, pipes, repeats, starts int
 	size                                 int64
+	trimmed                              int // MiB
+	rounds                               int
+	restTime                             time.Duration
 
 	accel        string
 	cpus, memory int    // vCPUs and MiB
@@ -45,6 +56,13 @@ type bench struct {
 }
 
 func main() {
+	if len(os.Args) == 5 && os.Args[1] == aloneCommand {
+		if err := runAlone(context.Background(), os.Args[2], os.Args[3], os.Args[4]); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %v\n", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := parse(ctx)
 	stop()
@@ -62,7 +80,7 @@ func parse(ctx context.Context) error {
 		fmt.Fprintf(&about, "\n%-8s %s", r.name, r.about)
 	}
 	b := &bench{ctx: ctx, out: os.Stdout}
-	chosen := flag.String("rows", strings.Join(names, ","), "what to measure, with commas:"+about.String())
+	chosen := flag.String("rows", "", "what to measure, with commas; without a KVM all but engine:"+about.String())
 	only := flag.String("only", "", "measure one `side`: stile or peer")
 	flag.StringVar(&b.bin, "bin", "bin", "`folder` of stile, shim and guestinit")
 	flag.IntVar(&b.colds, "colds", 5, "cold starts of each side")
@@ -71,13 +89,25 @@ func parse(ctx context.Context) error {
 	flag.IntVar(&b.repeats, "repeats", 3, "runs of each row about files")
 	flag.IntVar(&b.starts, "starts", 200, "starts of the shim")
 	flag.Int64Var(&b.size, "size", 1<<30, "`bytes` through each pipe")
+	flag.IntVar(&b.trimmed, "trimmed", large, "`MiB` of the file that is written and removed")
+	flag.DurationVar(&b.restTime, "rest", 10*time.Second, "`time` that the machine of the row rest is left alone")
+	flag.IntVar(&b.rounds, "rounds", 2000, "requests and round trips of a guest of the row engine")
 	flag.StringVar(&b.accel, "accel", "tcg", "the accelerator of both: tcg (stile's engine qemu) or kvm (kvm)")
 	flag.IntVar(&b.cpus, "cpus", runtime.NumCPU(), "vCPUs of each machine")
 	flag.IntVar(&b.memory, "memory", 2048, "`MiB` of each machine")
+	flag.StringVar(&b.distro, "distro", "", "`archive` of a distro's folder, to be used and not one installed (make test keeps one)")
+	flag.StringVar(&b.guest, "guest", "", "compiled `program` of testdata/bench/guest, where there is no compiler")
+	flag.StringVar(&b.work, "work", "/var/tmp", "`folder` to work in, not in memory; its path is short, for sockets lie in it")
 	flag.StringVar(&b.timeout, "timeout", "1", "the peer's FUSE timeouts in `seconds`: by default those of vmm/fileserver")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
+	}
+	if *chosen == "" {
+		if b.accel != "kvm" {
+			names = slices.DeleteFunc(names, func(n string) bool { return n == "engine" })
+		}
+		*chosen = strings.Join(names, ",")
 	}
 	list, err := find(*chosen)
 	if err != nil {
@@ -89,7 +119,7 @@ func parse(ctx context.Context) error {
 	if b.accel != "tcg" && b.accel != "kvm" {
 		return fmt.Errorf("-accel %s: tcg or kvm", b.accel)
 	}
-	for _, n := range []int{b.colds, b.warms, b.pipes, b.repeats, b.starts, b.cpus, b.memory, int(b.size)} {
+	for _, n := range []int{b.colds, b.warms, b.pipes, b.repeats, b.starts, b.trimmed, b.rounds, int(b.restTime), b.cpus, b.memory, int(b.size)} {
 		if n < 1 {
 			return errors.New("a count or size is less than one")
 		}
@@ -127,19 +157,19 @@ func (b *bench) run(list []row, only string) (err error) {
 	if b.cache, err = os.UserCacheDir(); err != nil {
 		return err
 	}
-	// Not in /tmp: that may be in memory. Short, for sockets lie in it.
-	if b.work, err = os.MkdirTemp("/var/tmp", "stile-bench."); err != nil {
+	if b.work, err = os.MkdirTemp(b.work, "stile-bench."); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.work)) }()
-	if only != "peer" {
+	sides := slices.ContainsFunc(list, func(r row) bool { return !r.alone })
+	if sides && only != "peer" {
 		s, err := b.newStile()
 		if err != nil {
 			return err
 		}
 		b.sides[0] = s
 	}
-	if only != "stile" {
+	if sides && only != "stile" {
 		p, err := b.newPeer()
 		if err != nil {
 			return err

@@ -59,21 +59,24 @@ func program(pid int) string {
 	return name
 }
 
-// guestMemory is what QEMU calls the mapping, in each process that has it.
+// guestMemory is what QEMU calls the mapping, in each process that has it. That
+// of the engine kvm has no name, but a length that no other has.
 const guestMemory = "/memfd:memory-backend-memfd"
 
 // pss is the memory of a process that is not the guest's, in bytes. What
 // several processes share counts in parts (Pss, proc(5)).
-func pss(pid int) (uint64, error) {
+func pss(pid int, memory uint64) (uint64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {
 		return 0, err
 	}
-	return sumPss(string(data))
+	own, _, err := sumPss(string(data), memory)
+	return own, err
 }
 
-func sumPss(smaps string) (uint64, error) {
-	var sum uint64
+// sumPss sums up the memory of a process that is its own, and that of the guest,
+// which has as much as memory says.
+func sumPss(smaps string, memory uint64) (own, guests uint64, err error) {
 	guest := false
 	for line := range strings.Lines(smaps) {
 		fields := strings.Fields(line)
@@ -81,20 +84,28 @@ func sumPss(smaps string) (uint64, error) {
 			continue
 		}
 		if !strings.HasSuffix(fields[0], ":") { // a mapping's first line
-			guest = len(fields) > 5 && strings.HasPrefix(fields[5], guestMemory)
+			var from, to uint64
+			if _, err := fmt.Sscanf(fields[0], "%x-%x", &from, &to); err != nil {
+				return 0, 0, fmt.Errorf("smaps: %q", line)
+			}
+			guest = len(fields) > 5 && strings.HasPrefix(fields[5], guestMemory) || len(fields) == 5 && to-from == memory
 			continue
 		}
-		if fields[0] != "Pss:" || guest {
+		if fields[0] != "Pss:" {
 			continue
 		}
 		if len(fields) != 3 || fields[2] != "kB" {
-			return 0, fmt.Errorf("smaps: %q", line)
+			return 0, 0, fmt.Errorf("smaps: %q", line)
 		}
 		n, err := strconv.ParseUint(fields[1], 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("smaps: %q", line)
+			return 0, 0, fmt.Errorf("smaps: %q", line)
 		}
-		sum += n << 10
+		if guest {
+			guests += n << 10
+		} else {
+			own += n << 10
+		}
 	}
-	return sum, nil
+	return own, guests, nil
 }

@@ -52,7 +52,15 @@ func (b *bench) newStile() (*stile, error) {
 		"XDG_CACHE_HOME":  b.cache,
 		"XDG_RUNTIME_DIR": runtime,
 	})
-	if err := run(s.stile(b.ctx, "install", "debian", "--name", "deb")); err != nil {
+	if b.distro != "" {
+		dir := filepath.Join(s.data, "stile/distros/deb")
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+		if err := run(exec.CommandContext(b.ctx, "tar", "-xSf", b.distro, "-C", dir)); err != nil {
+			return nil, err
+		}
+	} else if err := run(s.stile(b.ctx, "install", "debian", "--name", "deb")); err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
 	err := run(s.stile(b.ctx, append([]string{"link", "-d", "deb"}, linked...)...))
