@@ -3,9 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"strings"
-	"syscall"
 
 	"github.com/stilehq/stile/distro"
 	"github.com/stilehq/stile/interop/wire"
@@ -34,24 +32,9 @@ func explain(err error) (line, hint string, status int) {
 	case errors.Is(err, context.Canceled):
 		line = "interrupted: nothing was changed"
 	default:
-		line, hint = err.Error(), cure(err)
+		line, hint = err.Error(), distro.Cure(err)
 	}
 	// One line, whatever an error had in it.
 	line = strings.Join(strings.FieldsFunc(line, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 	return line, hint, status
-}
-
-// cure is what to do about errors of the system that say nothing themselves.
-func cure(err error) string {
-	switch {
-	case errors.Is(err, syscall.ENOSPC):
-		return "the disk is full: make room on it, then try again"
-	case errors.Is(err, syscall.EDQUOT):
-		return "your quota is used up: make room, then try again"
-	case errors.Is(err, syscall.EROFS):
-		return "the file system is read-only; XDG_DATA_HOME can name a folder elsewhere"
-	case errors.Is(err, fs.ErrPermission):
-		return "see whom it belongs to; a sudo stile of before may have left it to root"
-	}
-	return ""
 }

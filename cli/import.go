@@ -2,9 +2,13 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/stilehq/stile/interop/wire"
 )
 
 func newImportCommand() *command {
@@ -28,7 +32,11 @@ func runImport(ctx context.Context, app *app, name, file string) error {
 	f, source := os.Stdin, "-"
 	if file != "-" {
 		var err error
-		if f, err = os.Open(file); err != nil {
+		f, err = os.Open(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			return &wire.Error{Code: exitStile, What: "import " + name, Why: err.Error(), Hint: "name an archive that is there, or - for the standard input"}
+		}
+		if err != nil {
 			return fmt.Errorf("import %s: %w", name, err)
 		}
 		defer f.Close()

@@ -139,9 +139,26 @@ func runtimeFallback(run, tmp string, uid int) (string, error) {
 	// folder, ours alone.
 	dir = filepath.Join(tmp, "stile-"+strconv.Itoa(uid))
 	if err := ours(dir, uid); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("use runtime folder %s: %w", dir, err)
+		return "", &FolderError{"runtime folder", dir, err}
 	}
 	return dir, nil
+}
+
+// FolderError says why one of stile's folders can't be trusted.
+type FolderError struct {
+	What string // "folder", "runtime folder"
+	Path string
+	Err  error
+}
+
+func (e *FolderError) Error() string { return "use " + e.What + " " + e.Path + ": " + e.Err.Error() }
+
+// Unwrap is the reason.
+func (e *FolderError) Unwrap() error { return e.Err }
+
+// Hint is the cure.
+func (e *FolderError) Hint() string {
+	return "it has to be your own, and nobody else may write it: ls -ld " + e.Path
 }
 
 // ours reports why dir can't be trusted: it has to be a folder, not a symlink,
@@ -177,7 +194,7 @@ func Ensure(dir string) error {
 		return fmt.Errorf("make folder: %w", err)
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("use folder %s: it belongs to another user (uid %d)", dir, st.Uid)
+		return &FolderError{"folder", dir, fmt.Errorf("it belongs to another user (uid %d)", st.Uid)}
 	}
 	return nil
 }
@@ -192,14 +209,14 @@ func (d Dirs) EnsureRuntime(name string) (string, error) {
 		return "", err
 	}
 	if err := ours(d.Runtime, os.Geteuid()); err != nil {
-		return "", fmt.Errorf("use runtime folder %s: %w", d.Runtime, err)
+		return "", &FolderError{"runtime folder", d.Runtime, err}
 	}
 	dir := d.MachineDir(name)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", fmt.Errorf("make runtime folder: %w", err)
 	}
 	if err := ours(dir, os.Geteuid()); err != nil {
-		return "", fmt.Errorf("use runtime folder %s: %w", dir, err)
+		return "", &FolderError{"runtime folder", dir, err}
 	}
 	return dir, nil
 }

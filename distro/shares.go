@@ -265,11 +265,18 @@ func (s *Store) Share(path string, mode Mode) (Share, error) {
 		return Share{}, err
 	}
 	real, err := filepath.EvalSymlinks(path)
+	if err == nil {
+		if info, err := os.Stat(path); err != nil || !info.IsDir() {
+			return Share{}, &ShareError{path, "it is not a folder", "share the folder that it lies in"}
+		}
+		err = unix.Access(path, unix.X_OK)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		// The machine, whose processes are the user's, could show nothing of it.
+		return Share{}, &ShareError{path, "permission denied", "see whom it belongs to, and those above it: ls -ld " + path}
+	}
 	if err != nil {
 		return Share{}, &ShareError{path, "there is no such folder", "make it first: mkdir -p " + path}
-	}
-	if info, err := os.Stat(path); err != nil || !info.IsDir() {
-		return Share{}, &ShareError{path, "it is not a folder", "share the folder that it lies in"}
 	}
 	for _, dir := range []string{s.Dirs.Config, s.Dirs.Data, s.Dirs.Cache, s.Dirs.Runtime} {
 		if dir, err := filepath.EvalSymlinks(dir); err == nil && within(real, dir) {

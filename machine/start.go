@@ -143,7 +143,11 @@ func report(err error, name string) {
 	pipe := os.NewFile(readyFD, "ready")
 	word := []byte(readyWord)
 	if err != nil {
-		word = call.AsError(err, "distro "+name).Append(nil)
+		e := call.AsError(err, "distro "+name)
+		if e.Hint == "" {
+			e.Hint = distro.Cure(err)
+		}
+		word = e.Append(nil)
 	}
 	pipe.Write(word) // nobody waits for it where this fails
 	pipe.Close()

@@ -57,7 +57,7 @@ func main() {
 	s.table = run.Table
 	message := wire.AppendMessage(nil, wire.TypeRun, run.Append(nil))
 	if len(message)-wire.HeaderSize > wire.MaxPayload {
-		fail(&wire.Error{Code: 126, What: run.Argv[0], Why: syscall.E2BIG.Error()})
+		fail(&wire.Error{Code: 126, What: run.Argv[0], Why: syscall.E2BIG.Error(), Hint: "pass fewer arguments at a time: xargs does"})
 	}
 	for i := range attempts {
 		s.connect(i > 0)

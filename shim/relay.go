@@ -194,8 +194,11 @@ func (s *session) message(t wire.Type, body []byte) error {
 		}
 		if t == wire.TypeError {
 			s.terminal.restore()
-			if link := s.call.link; link != "" && m.Code == 127 && m.Hint == "" {
-				m.Hint = "install it there, or take the link away: stile unlink " + link
+			if m.Code == 127 && m.Hint == "" {
+				m.Hint = "install it there, or name another distro: stile run -d NAME"
+				if link := s.call.link; link != "" {
+					m.Hint = "install it there, or take the link away: stile unlink " + link
+				}
 			}
 			fail(&m)
 		}

@@ -24,6 +24,8 @@ var past = time.Unix(1, 0)
 // An entry is one of the descriptor table that has a stream: a pipe, or a pair
 // of sockets where both directions are needed, of which the command has one end.
 type entry struct {
+	s      *session
+	number uint32 // index in the table
 	table  wire.Descriptor
 	theirs int      // the command's end until it has been started, then -1
 	ours   *os.File // our end, non-blocking
@@ -36,6 +38,7 @@ type entry struct {
 	stream *sock.Conn // once it serves
 	count  uint64     // bytes read from the command's side
 	closed bool
+	small  bool // what is read goes to the control stream
 	exact  exact
 }
 
@@ -73,7 +76,7 @@ func (s *session) makeEntries(c *spawn.Command) error {
 					break
 				}
 			}
-			e, err := newEntry(d, c.User)
+			e, err := s.newEntry(uint32(i), d, c.User)
 			if err != nil {
 				return err
 			}
@@ -87,8 +90,8 @@ func (s *session) makeEntries(c *spawn.Command) error {
 	return nil
 }
 
-func newEntry(d wire.Descriptor, u spawn.User) (*entry, error) {
-	e := &entry{table: d, streams: make(chan *sock.Conn, 1)}
+func (s *session) newEntry(number uint32, d wire.Descriptor, u spawn.User) (*entry, error) {
+	e := &entry{s: s, number: number, table: d, small: d.Small(), streams: make(chan *sock.Conn, 1)}
 	e.exact.rest, e.exact.ended, e.exact.last = -1, make(chan struct{}), make(chan struct{})
 	var fds [2]int // ours, theirs
 	var err error
@@ -164,6 +167,9 @@ func (e *entry) serve() {
 		return
 	}
 	defer e.close()
+	if e.table.Small() && !e.sendSmall() {
+		return
+	}
 	c, err := e.wait()
 	if err != nil {
 		return
@@ -302,24 +308,28 @@ func (e *entry) take(buf []byte) (n int, err error) {
 	rerr := e.raw.Read(func(fd uintptr) bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		for {
-			n, err = unix.Read(int(fd), buf)
-			if err != unix.EINTR {
-				break
-			}
-		}
-		if err == unix.EAGAIN {
-			return false
-		}
-		if n > 0 {
-			e.count += uint64(n)
-		} else if err == nil {
-			err = io.EOF
-		}
-		return true
+		n, err = e.read(fd, buf)
+		return err != unix.EAGAIN
 	})
 	if rerr != nil {
 		return 0, rerr
+	}
+	return n, err
+}
+
+// read reads what there is, and counts. The caller holds mu.
+func (e *entry) read(fd uintptr, buf []byte) (n int, err error) {
+	for {
+		n, err = unix.Read(int(fd), buf)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	switch {
+	case n > 0:
+		e.count += uint64(n)
+	case err == nil:
+		err = io.EOF
 	}
 	return max(n, 0), err
 }

@@ -151,7 +151,6 @@ func (s *session) handle(m any) {
 			s.process.Signal(unix.SIGCONT) // a stopped command takes the signal too
 			time.AfterFunc(killDelay, func() { s.mail.put(killNow{}) })
 		}
-		s.control.Close()
 	case killNow:
 		s.process.Signal(unix.SIGKILL)
 	case lookAgain:
@@ -192,6 +191,13 @@ func (s *session) message(typ wire.Type, payload []byte) {
 		if m.Parse(payload) == nil {
 			if e := s.entry(m.Number); e != nil {
 				e.end()
+			}
+		}
+	case wire.TypeUnread:
+		var m wire.Count
+		if m.Parse(payload) == nil {
+			if e := s.entry(m.Number); e != nil && e.table.Small() {
+				e.close()
 			}
 		}
 	case wire.TypeWinSize:
@@ -276,6 +282,9 @@ func (s *session) exit(status unix.WaitStatus) *wire.Exit {
 	for i, e := range s.entries {
 		if e == nil {
 			continue
+		}
+		if e.table.Small() {
+			e.flushSmall()
 		}
 		if e.table.Access&wire.AccessWrite != 0 {
 			m.Counts = append(m.Counts, wire.Count{Number: uint32(i), Bytes: e.given()})
@@ -388,13 +397,17 @@ func startError(r *wire.Run, distro string, err error) *wire.Error {
 	name := commandName(r)
 	switch se.Step {
 	case spawn.StepDir:
-		return &wire.Error{Code: 125, What: r.Cwd, Why: se.Errno.Error()}
+		return &wire.Error{Code: 125, What: r.Cwd, Why: se.Errno.Error(), Hint: "choose a folder that the command's user may enter: stile run --cd FOLDER"}
 	case spawn.StepExec:
 		switch se.Errno {
 		case unix.ENOENT, unix.ENOTDIR:
 			return &wire.Error{Code: 127, What: name, Why: "command not found in distro " + distro}
 		case unix.ENOEXEC:
 			return &wire.Error{Code: 126, What: name, Why: "not a program for this machine"}
+		case unix.E2BIG:
+			return &wire.Error{Code: 126, What: name, Why: se.Errno.Error(), Hint: "pass fewer arguments at a time: xargs does"}
+		case unix.EACCES:
+			return &wire.Error{Code: 126, What: name, Why: se.Errno.Error(), Hint: "it has to be a file that you may execute: ls -ld " + name}
 		}
 		return &wire.Error{Code: 126, What: name, Why: se.Errno.Error()}
 	}

@@ -280,12 +280,27 @@ func TestHostileGuest(t *testing.T) {
 			s.started()
 			for typ := wire.Type(1); typ < 30; typ++ {
 				switch typ {
-				case wire.TypeStarted, wire.TypeError, wire.TypeExit, wire.TypeStopped, wire.TypeSetTermios:
+				case wire.TypeStarted, wire.TypeError, wire.TypeExit, wire.TypeStopped, wire.TypeSetTermios, wire.TypeWrote, wire.TypeOpen:
 				default:
 					s.send(typ, []byte("rubbish"))
 				}
 			}
 			s.exit(wire.Exit{Code: 4})
+		}},
+		{"malformed Wrote", "distro d: guest: malformed field", func(s *guestSession) { s.send(wire.TypeWrote, []byte("x")) }},
+		{"malformed Open", "distro d: guest: malformed field", func(s *guestSession) { s.send(wire.TypeOpen, []byte("x")) }},
+		{"writes to what is no output", "exit 4", func(s *guestSession) {
+			s.started()
+			for _, n := range []uint32{0, 2, math.MaxUint32, wire.TerminalStream} {
+				s.wrote(n, make([]byte, 10000))
+				s.send(wire.TypeOpen, (&wire.Count{Number: n}).Append(nil))
+			}
+			s.exit(wire.Exit{Code: 4})
+		}},
+		{"opens twice", "distro d: guest: malformed field", func(s *guestSession) {
+			s.started()
+			s.stream(1)
+			s.send(wire.TypeOpen, (&wire.Count{Number: 1}).Append(nil))
 		}},
 		{"floods with wishes", "exit 5", func(s *guestSession) {
 			s.started()

@@ -27,7 +27,9 @@ type entry struct {
 	mu     sync.Mutex
 	stream Conn
 	closed bool
+	unread bool // nobody reads its output any more
 
+	small     small
 	progress  progress        // of output
 	inputs    context.Context // done when the guest reads no more
 	stopInput context.CancelFunc
@@ -49,6 +51,22 @@ func (e *entry) serve() {
 		e.progress.finish()
 		close(e.inputDone)
 		<-e.relay.ended // Exit says the offset
+		return
+	}
+	if e.table.Access&wire.AccessWrite != 0 {
+		done := make(chan struct{})
+		defer close(done)
+		go func() {
+			select {
+			case <-e.fd.Gone(): // without a write, as in `guest-tail -f log | head -1`
+				e.refuse()
+			case <-done:
+			}
+		}()
+	}
+	if e.table.Small() && !e.writeSmall() {
+		e.progress.finish()
+		close(e.inputDone)
 		return
 	}
 	stream, err := e.relay.dial(wire.StreamData, e.number)
@@ -101,10 +119,37 @@ func (e *entry) awaitOpened() bool {
 func (e *entry) setStream(c Conn) {
 	e.mu.Lock()
 	e.stream = c
-	closed := e.closed
+	closed, unread := e.closed, e.unread
 	e.mu.Unlock()
-	if closed {
+	switch {
+	case closed:
 		c.Close()
+	case unread:
+		e.refuse()
+	}
+}
+
+// refuse ends the guest's pipe, so that its writer gets SIGPIPE: nobody reads what
+// it writes.
+func (e *entry) refuse() {
+	e.mu.Lock()
+	stream := e.stream
+	e.unread = true
+	e.mu.Unlock()
+	e.progress.finish() // there is nothing to wait for
+	if stream != nil {
+		stream.CloseRead()
+		stream.SetReadDeadline(past)
+		return
+	}
+	m := wire.Count{Number: e.number, Bytes: e.progress.count()}
+	e.tell(wire.TypeUnread, &m)
+}
+
+// tell sends guestinit a message about the entry.
+func (e *entry) tell(t wire.Type, m *wire.Count) {
+	if err := e.relay.toGuest.put(wire.AppendMessage(nil, t, m.Append(nil))); err != nil {
+		e.relay.fail("guest", err)
 	}
 }
 
@@ -121,35 +166,14 @@ func (e *entry) close() {
 	e.fd.Close()
 }
 
-// output writes what the guest writes. A write that fails here ends the guest's
-// pipe, so that its writer gets SIGPIPE; that is all that can be told it, so that
-// the user is told the rest.
+// output writes what the guest writes to its stream.
 func (e *entry) output() {
 	defer e.progress.finish()
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
-		select {
-		case <-e.fd.Gone(): // without a write, as in `guest-tail -f log | head -1`
-			e.stream.CloseRead()
-			e.stream.SetReadDeadline(past)
-		case <-done:
-		}
-	}()
 	var buf buffer
 	for {
 		n, err := e.stream.Read(buf.space())
-		if n > 0 {
-			m, werr := e.fd.Write(e.relay.ctx, buf.used(n))
-			e.progress.add(m)
-			e.relay.out.Add(uint64(m))
-			if werr != nil {
-				e.stream.CloseRead()
-				if !errors.Is(werr, unix.EPIPE) && !ended(werr) {
-					e.relay.notice("write to "+name(e.table.Number), werr)
-				}
-				return
-			}
+		if n > 0 && !e.write(buf.used(n)) {
+			return
 		}
 		if err != nil {
 			if err == io.EOF && e.table.Kind == wire.KindSocket {
@@ -158,6 +182,22 @@ func (e *entry) output() {
 			return
 		}
 	}
+}
+
+// write writes what the guest wrote. A write that fails here ends the guest's pipe;
+// that is all that can be told it, so that the user is told the rest.
+func (e *entry) write(b []byte) bool {
+	m, err := e.fd.Write(e.relay.ctx, b)
+	e.progress.add(m)
+	e.relay.out.Add(uint64(m))
+	if err == nil {
+		return true
+	}
+	e.refuse()
+	if !errors.Is(err, unix.EPIPE) && !ended(err) {
+		e.relay.notice("write to "+name(e.table.Number), err)
+	}
+	return false
 }
 
 // halfClose passes on that the guest shut down its half of a socket. If its end
@@ -226,10 +266,7 @@ func (e *entry) input() {
 // peek reads ahead of the guest, who then says what it has read.
 func (e *entry) peek(ctx context.Context, b []byte) (int, error) {
 	return e.fd.Peek(ctx, b, func() {
-		m := wire.Count{Number: e.number, Bytes: e.taken.Load()}
-		if err := e.relay.toGuest.put(wire.AppendMessage(nil, wire.TypeAsk, m.Append(nil))); err != nil {
-			e.relay.fail("guest", err)
-		}
+		e.tell(wire.TypeAsk, &wire.Count{Number: e.number, Bytes: e.taken.Load()})
 	})
 }
 

@@ -196,6 +196,7 @@ type guestSession struct {
 	reader  *wire.Reader
 	mu      sync.Mutex
 	streams map[uint32]*fakeConn
+	asked   map[uint32]bool // streams of Small entries
 	closed  bool
 	came    chan struct{} // gets one for each stream
 }
@@ -218,7 +219,7 @@ func (g *fakeGuest) session(id uint64) *guestSession {
 	defer g.mu.Unlock()
 	s := g.sessions[id]
 	if s == nil {
-		s = &guestSession{streams: make(map[uint32]*fakeConn), came: make(chan struct{}, 1000)}
+		s = &guestSession{streams: make(map[uint32]*fakeConn), asked: make(map[uint32]bool), came: make(chan struct{}, 1000)}
 		g.sessions[id] = s
 	}
 	return s
@@ -255,8 +256,17 @@ func (g *fakeGuest) greet(c *fakeConn) {
 	}
 }
 
-// stream waits for a data stream.
+// stream waits for a data stream, for which a Small entry must ask.
 func (s *guestSession) stream(number uint32) *fakeConn {
+	if int64(number) < int64(len(s.run.Table)) && s.run.Table[number].Small() {
+		s.mu.Lock()
+		first := !s.asked[number]
+		s.asked[number] = true
+		s.mu.Unlock()
+		if first {
+			s.send(wire.TypeOpen, (&wire.Count{Number: number}).Append(nil))
+		}
+	}
 	for {
 		s.mu.Lock()
 		c := s.streams[number]
@@ -270,6 +280,11 @@ func (s *guestSession) stream(number uint32) *fakeConn {
 
 func (s *guestSession) send(t wire.Type, payload []byte) {
 	s.control.Write(wire.AppendMessage(nil, t, payload))
+}
+
+// wrote sends a piece of a Small entry's output.
+func (s *guestSession) wrote(number uint32, b []byte) {
+	s.send(wire.TypeWrote, (&wire.Wrote{Number: number, Bytes: b}).Append(nil))
 }
 
 func (s *guestSession) started() { s.send(wire.TypeStarted, (&wire.Started{PID: 42}).Append(nil)) }

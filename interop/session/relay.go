@@ -23,6 +23,10 @@ const (
 	answerLimit = 60 * time.Second
 )
 
+// killLimit is how long guestinit may take to end the command of a shim that has
+// gone.
+const killLimit = 5 * time.Second
+
 // A relay is one session.
 type relay struct {
 	server *Server
@@ -106,6 +110,7 @@ func (r *relay) adopt() *wire.Error {
 		e := &entry{relay: r, table: d, number: uint32(i), fd: fd}
 		e.inputs, e.stopInput = context.WithCancel(r.ctx)
 		e.inputDone, e.lastTaken = make(chan struct{}), make(chan struct{})
+		e.small.wake = make(chan struct{}, 1)
 		r.entries = append(r.entries, e)
 		r.byNumber[e.number] = e
 	}
@@ -273,6 +278,7 @@ func (r *relay) closeAll() {
 	}
 	r.shim.conn.Close()
 	for _, e := range r.entries {
+		e.small.finish()
 		e.close()
 	}
 	if r.terminal != nil {
@@ -301,7 +307,9 @@ func (r *relay) readShim() {
 	select {
 	case <-r.ended:
 	default:
-		r.control.Close()
+		// guestinit ends the command, and says what there is to say of its output.
+		r.control.CloseWrite()
+		time.AfterFunc(killLimit, func() { r.control.Close() })
 		if r.terminal != nil {
 			r.terminal.restore()
 		}
@@ -351,6 +359,9 @@ func (r *relay) readControl() {
 	}
 	r.toGuest.finish(nil)
 	r.control.Close()
+	for _, e := range r.entries {
+		e.small.finish()
+	}
 	if !r.exited() {
 		r.shim.conn.Close()
 	} // else it leaves by itself, once it has shown what came before the Exit
@@ -389,6 +400,22 @@ func (r *relay) fromGuest(typ wire.Type, payload []byte) error {
 		r.shim.end(typ, payload)
 		r.cancel()
 		return errEnd
+	case wire.TypeWrote:
+		var m wire.Wrote
+		if err := m.Parse(payload); err != nil {
+			return err
+		}
+		if e := r.byNumber[m.Number]; e != nil && e.table.Small() {
+			return e.small.put(m.Bytes)
+		}
+	case wire.TypeOpen:
+		var m wire.Count
+		if err := m.Parse(payload); err != nil {
+			return err
+		}
+		if e := r.byNumber[m.Number]; e != nil && e.table.Small() {
+			return e.small.open()
+		}
 	case wire.TypeWant:
 		r.shim.send(typ, payload) // one that has left needs no more
 	case wire.TypeStopped:
@@ -471,7 +498,9 @@ func (r *relay) exit(m *wire.Exit, payload []byte) {
 	}
 	for _, n := range m.Unread {
 		if e := r.byNumber[n]; e != nil && e.table.Access == wire.AccessWrite {
-			e.close() // all is written
+			if ctx.Err() == nil { // all is written; else it ends by itself
+				e.close()
+			}
 		} else if e != nil {
 			e.endInput(ctx)
 		}

@@ -89,6 +89,15 @@ func (d Descriptor) Exact() bool {
 	return d.Attached() && d.Access == AccessRead && (d.Kind == KindPipe || d.Kind == KindFile)
 }
 
+// SmallOutput is how many bytes of a Small entry the control stream carries.
+const SmallOutput = 16 << 10
+
+// Small reports whether the entry's output comes on the control stream until there
+// is more of it than that.
+func (d Descriptor) Small() bool {
+	return d.Attached() && d.Access == AccessWrite && d.Kind != KindSocket
+}
+
 // TerminalStream is the number of the data stream of a session's pty, in Hello
 // and in Count.
 const TerminalStream = 1 << 31
@@ -474,6 +483,31 @@ func (c *Count) Parse(payload []byte) error {
 			return set(&c.Number, v)
 		case 2:
 			return set(&c.Bytes, v)
+		}
+		return nil
+	})
+}
+
+// A Wrote is a piece of a Small entry's output.
+type Wrote struct {
+	Number uint32 // index in the descriptor table
+	Bytes  []byte
+}
+
+// Append appends the payload of w to dst.
+func (w *Wrote) Append(dst []byte) []byte {
+	return AppendField(AppendUint(dst, 1, uint64(w.Number)), 2, w.Bytes)
+}
+
+// Parse reads the payload of a Wrote.
+func (w *Wrote) Parse(payload []byte) error {
+	*w = Wrote{}
+	return Fields(payload, func(tag uint16, v []byte) error {
+		switch tag {
+		case 1:
+			return set(&w.Number, v)
+		case 2:
+			w.Bytes = append([]byte(nil), v...)
 		}
 		return nil
 	})

@@ -47,6 +47,7 @@
 //	Signal, Resume      Started
 //	WinSize             Want, SetTermios
 //	Ask, End            Stopped, Exit
+//	Unread              Wrote, Open
 //
 // A data stream carries bare bytes after its Hello; end of file is the stream's
 // half-close. Exit carries the count of bytes that each output stream had been
@@ -54,7 +55,13 @@
 // shim may leave; what a process that outlives the command writes goes on
 // flowing on the same streams. The end of the control stream before Exit means
 // that the shim is gone: guestinit then ends the command (SIGHUP, then
-// SIGKILL).
+// SIGKILL), and says Exit all the same: the vmm process has shut down its half only.
+//
+// Most commands write little, and a stream costs more than that. So an entry that is
+// Small has none at first: its output comes as Wrote on the control stream, up to
+// SmallOutput bytes, and Unread tells that nobody on the host reads it. When there
+// is more, or when a process that outlives the command can still write, guestinit
+// says Open, after which the entry is as any other. All of this is before Exit.
 //
 // What the command does not read is the next reader's. So of an entry that is Exact
 // the vmm process only looks at what the caller's pipe or file holds, sends that,
@@ -128,12 +135,15 @@ const (
 	TypeAsk        Type = 16 // Count: say when more than that has been read of an Exact entry
 	TypeEnd        Type = 17 // Count: the input of an entry has ended, after that many bytes
 	TypeBarrier    Type = 18 // Count: answered with the same by a shim that has passed on its signals
+	TypeWrote      Type = 19 // Wrote: output of a Small entry
 
 	TypeReady  Type = 20 // Ready: guestinit is up
 	TypeCall   Type = 21 // Call: a request of the command line to a machine, or of a machine to guestinit
 	TypeAnswer Type = 22 // Answer
 	TypeServe  Type = 23 // Run, from supervisor to vmm process, with connection and descriptors
 	TypeEvent  Type = 24 // Call, one-way, between vmm process and supervisor
+	TypeOpen   Type = 25 // Count: a Small entry needs a data stream, after that many bytes
+	TypeUnread Type = 26 // Count: nobody reads the output of a Small entry that has no stream
 )
 
 // Errors of this package.

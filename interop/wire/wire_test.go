@@ -48,6 +48,8 @@ var messages = []message{
 	&File{Path: "/", Inode: 1, Size: 2, Mtime: 3, Offset: 4},
 	&Count{},
 	&Count{Number: ^uint32(0), Bytes: 1 << 50},
+	&Wrote{},
+	&Wrote{Number: ^uint32(0), Bytes: []byte("\x00out")},
 	&Stopped{},
 	&Stopped{Signal: 20, After: 1 << 33},
 	&Signal{},
