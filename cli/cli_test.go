@@ -150,7 +150,7 @@ func TestBadCommandLines(t *testing.T) {
 		{[]string{"stop", "x", "--all"}, "stop: a name and --all contradict each other", "usage: stile stop [NAME|--all] [--force]"},
 		{[]string{"install", "suse"}, "install suse: there is no such source", "debian and debian:SUITE are possible; an archive: stile import NAME FILE"},
 		{[]string{"import", "x", "/"}, "import /: it is a folder", "make an archive of it: tar -C / -c . | stile import NAME -"},
-		{[]string{"import", "x", "/nowhere"}, "import x: open /nowhere: no such file or directory", ""},
+		{[]string{"import", "x", "/nowhere"}, "import x: open /nowhere: no such file or directory", "name an archive that is there, or - for the standard input"},
 		{[]string{"init", "tcsh"}, `init: there is no shell "tcsh"`, "known are: bash, zsh, fish, pwsh"},
 		{[]string{"remove", "x"}, "x: no such distro", "there is none yet; make one: stile install debian --name x"},
 		{[]string{"share", "/nowhere"}, "share /nowhere: there is no such folder", "make it first: mkdir -p /nowhere"},

@@ -25,6 +25,6 @@ go test -count=1 -timeout 20m ${lane[@]:+-exec "${lane[*]}"} ./vmm/kvm/...
 printf '\n== scripts on the kvm engine\n'
 # What is the same whatever runs the guest, or what the lane has no time for, is
 # run on qemu alone.
-run=${STILE_TEST_RUN:-TestScripts/(context|engine_confined|engine_end|git|machine_crash|machine_idle|run_args|run_pipe|run_signal|share|status|terminal)}
+run=${STILE_TEST_RUN:-TestScripts/(context|disk_full|engine_confined|engine_end|git|machine_crash|machine_idle|run_args|run_pipe|run_signal|share|status|terminal)}
 STILE_TEST_BIN=$bin STILE_TEST_DISTRO=$distro STILE_TEST_CACHE=$cache STILE_TEST_SLOW=$slow STILE_ENGINE=kvm \
 	"${lane[@]}" "$bin/scripts.test" -test.v -test.count=1 -test.timeout 30m -test.run "$run"
