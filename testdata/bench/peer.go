@@ -165,13 +165,16 @@ func watch(console io.Reader, text string, found chan<- error) {
 	}
 }
 
+// cloudHZ is CONFIG_HZ of Debian's cloud kernel.
+const cloudHZ = 250
+
 // args are QEMU's. The cloud kernel takes virtio-mmio devices from ACPI only,
 // and qboot is the firmware with which that is quickest.
 func (p *peer) args(socket string) []string {
 	memory := strconv.Itoa(p.memory) + "M"
 	// A guest under TCG that is not told how fast its clock runs calibrates it
 	// against the PIT, and hangs where the host is too busy for that.
-	accel, cpu, clock := "tcg,thread=multi", "max", fmt.Sprintf(" tsc=reliable tsc_early_khz=%d", tscKHz())
+	accel, cpu, clock := "tcg,thread=multi", "max", fmt.Sprintf(" tsc=reliable tsc_early_khz=%d lpj=%d", tscKHz(), tscKHz()*1000/cloudHZ)
 	if p.accel == "kvm" {
 		accel, cpu, clock = "kvm", "host", ""
 	}

@@ -25,11 +25,17 @@ func timing() (machine string, params []string) {
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		if khz, ok := tscKHz(lines.Text()); ok {
-			return ",pit=off,pic=off", []string{"tsc=reliable", fmt.Sprintf("tsc_early_khz=%d", khz), "lapic_khz=1000000"}
+			return ",pit=off,pic=off", []string{"tsc=reliable", fmt.Sprintf("tsc_early_khz=%d", khz), "lapic_khz=1000000",
+				fmt.Sprintf("lpj=%d", khz*1000/guestHZ)}
 		}
 	}
 	return "", []string{"noapictimer"}
 }
+
+// guestHZ is the kernel's CONFIG_HZ (kernel/config). Loops per jiffy (lpj) are
+// counts of the TSC; told what they are, the second CPU does not measure them, which
+// took 200 million instructions.
+const guestHZ = 100
 
 // tscKHz reads the frequency of the time stamp counter from a line of
 // /proc/cpuinfo: the kernel computes bogomips from it, where "cpu MHz" may be
