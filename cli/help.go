@@ -33,7 +33,7 @@ Each key may be left out. Those at the top are for all distros, those below
 [distro.NAME] for one.
 
 engine = "auto"        # kvm or qemu
-memory = "4GiB"        # of a guest; by default half of the host's, at most 8 GiB
+memory = "4GiB"        # of a guest; by default half of the host's, 512 MiB to 8 GiB
 cpus = 4               # of a guest; by default as many as the host has
 idle = "60s"           # how long a machine waits for work; "0s" is for ever
 

@@ -128,7 +128,7 @@ func (t *text[T, P]) UnmarshalText(b []byte) error { return P(&t.value).Unmarsha
 // those below [distro.NAME] for one.
 //
 //	engine = "auto"        # kvm, qemu
-//	memory = "4GiB"        # default: half of the host's, at most 8 GiB
+//	memory = "4GiB"        # default: half of the host's, 512 MiB to 8 GiB
 //	cpus = 4               # default: all of the host's
 //	idle = "60s"           # "0s" = a machine stays until it is stopped
 //
@@ -216,7 +216,7 @@ func (c *Config) Settings(name string) Settings {
 			s.Engine = t.Engine.value
 		}
 		if t.Memory != nil {
-			s.Memory = uint64(t.Memory.value)
+			s.Memory = whole(uint64(t.Memory.value))
 		}
 		if t.CPUs != nil {
 			s.CPUs = *t.CPUs
@@ -231,16 +231,25 @@ func (c *Config) Settings(name string) Settings {
 	return s
 }
 
-// defaultMemory is half of the host's, 8 GiB at most: the guest's page cache
-// would take whatever there is.
+// defaultMemory is the memory of a guest of this host that nobody has said
+// otherwise of.
 func defaultMemory() uint64 {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return 1 << 30
 	}
-	half := uint64(info.Totalram) * uint64(info.Unit) / 2
-	return max(min(half, 8<<30), 512<<20) &^ (1<<21 - 1)
+	return memoryFor(uint64(info.Totalram) * uint64(info.Unit))
 }
+
+// memoryFor is half of a host's bytes, 8 GiB at most: the guest's page cache
+// would take whatever there is; and 512 MiB at least, which a guest does not take
+// as long as it does not touch them.
+func memoryFor(host uint64) uint64 {
+	return whole(max(min(host/2, 8<<30), 512<<20))
+}
+
+// whole is memory as engines have it, in pieces of 2 MiB.
+func whole(memory uint64) uint64 { return memory &^ (1<<21 - 1) }
 
 // ConfigError says what is wrong in a settings file, and where.
 type ConfigError struct {

@@ -9,6 +9,23 @@ import (
 	"time"
 )
 
+func TestMemoryFor(t *testing.T) {
+	for host, want := range map[uint64]uint64{
+		0:                   512 << 20,
+		700 << 20:           512 << 20,
+		4<<30 + 4096:        2 << 30,
+		4<<30 + 3<<20:       2 << 30, // a whole 2 MiB
+		4<<30 + 4<<20:       2<<30 + 2<<20,
+		16 << 30:            8 << 30,
+		1 << 40:             8 << 30,
+		1<<63 + 1<<62 + 123: 8 << 30,
+	} {
+		if got := memoryFor(host); got != want {
+			t.Errorf("a host of %v: %v, want %v", Size(host), Size(got), Size(want))
+		}
+	}
+}
+
 func TestSettings(t *testing.T) {
 	s := newStore(t)
 	before, err := s.Settings("debian")
@@ -20,7 +37,7 @@ func TestSettings(t *testing.T) {
 	}
 	configure(t, s, `
 engine = "qemu"
-memory = "1.5 GiB"
+memory = "1537 MiB"
 cpus = 2
 idle = "0s"
 [shares]
