@@ -29,6 +29,7 @@ var rows = []row{
 	{name: "memory", about: "resident memory of all processes, without the guest's", running: true, measure: (*bench).resident},
 	{name: "rest", about: "guest memory on the host after a large file was read and some rest", measure: (*bench).rest},
 	{name: "trim", about: "blocks of the host's disk after a large file was written and removed", measure: (*bench).trim},
+	{name: "insns", about: "instructions of a boot, without noise; on the engine qemu, where TCG counts them", measure: (*bench).insns},
 	{name: "import", about: "a root file system from an archive", measure: (*bench).imports},
 	{name: "start", about: "the shim's own start, against /bin/true", measure: (*bench).start},
 	{name: "sizes", about: "bytes of what is started", measure: (*bench).sizes},
