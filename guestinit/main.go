@@ -210,6 +210,11 @@ func afterReady(cfg *guest.Config) {
 	if err := root.Controllers(); err != nil {
 		fmt.Fprintf(os.Stderr, "guestinit: %v\n", err)
 	}
+	if cfg.Host != nil {
+		if err := root.Profile(); err != nil {
+			fmt.Fprintf(os.Stderr, "guestinit: %v\n", err)
+		}
+	}
 	if err := hosts(cfg.Hostname); err != nil {
 		fmt.Fprintf(os.Stderr, "guestinit: %v\n", err)
 	}

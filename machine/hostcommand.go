@@ -195,17 +195,24 @@ func (h *hostCommands) folder(cwd string, shares []guest.Share) (*os.File, strin
 	return dir, cwd, nil
 }
 
-// printableName is a command's name as it can stand in a line of text.
+// printableName is a command's name as it can stand in a line of text, and be typed
+// into a shell: a guest has chosen it, and a user may copy it.
 func printableName(s string) string {
 	if len(s) > 100 {
 		s = s[:100] + "..."
 	}
+	plain := s != ""
 	for i := range len(s) {
-		if s[i] <= ' ' || s[i] >= 0x7f || strings.IndexByte("'\"\\`$&|;<>()*?[]{}!#~", s[i]) >= 0 {
-			return fmt.Sprintf("%q", s)
+		c := s[i]
+		if c < ' ' || c >= 0x7f {
+			return "'" + strings.Trim(strings.ReplaceAll(fmt.Sprintf("%+q", s), "'", `'\''`), `"`) + "'"
 		}
+		plain = plain && (c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || strings.IndexByte("+._-/:=@%,", c) >= 0)
 	}
-	return s
+	if plain {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // serveStreams gives the vmm process a connection to the broker whenever the guest

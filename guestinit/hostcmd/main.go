@@ -88,26 +88,18 @@ func readStub(fd int) (string, error) {
 }
 
 // Entries of the auxiliary vector that the kernel gives a program.
-const (
-	atNull   = 0
-	atExecFD = 2
-)
+const atExecFD = 2
 
-// auxiliary is an entry of this process's, -1 if there is none.
-func auxiliary(kind uint64) int {
-	b, err := os.ReadFile("/proc/self/auxv")
+// auxiliary is an entry of this process's, -1 if there is none. No /proc is needed
+// for it, which a chroot may lack.
+func auxiliary(kind uintptr) int {
+	list, err := unix.Auxv()
 	if err != nil {
 		return -1
 	}
-	word := func(i int) (v uint64) {
-		for k := range 8 {
-			v |= uint64(b[i+k]) << (8 * k)
-		}
-		return v
-	}
-	for i := 0; i+16 <= len(b) && word(i) != atNull; i += 16 {
-		if word(i) == kind {
-			return int(word(i + 8))
+	for _, e := range list {
+		if e[0] == kind {
+			return int(e[1])
 		}
 	}
 	return -1

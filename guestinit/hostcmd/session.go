@@ -33,6 +33,7 @@ type session struct {
 	terminal  *entry // its output
 	modes     []byte // struct termios2, as it was found
 	stdin     bool   // the command's standard input is the terminal
+	stdout    bool   // its standard output is
 	screen    screen
 }
 
@@ -43,6 +44,7 @@ func (s *session) run() {
 	s.table = s.describe()
 	for _, d := range s.table {
 		s.stdin = s.stdin || d.Kind == wire.KindTerminal && d.Number == 0
+		s.stdout = s.stdout || d.Kind == wire.KindTerminal && d.Number == 1
 	}
 	s.signals = s.notify()
 	run := s.request()

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -68,9 +69,6 @@ func (s *session) stop(sig syscall.Signal) {
 	s.suspend()
 	before := time.Now()
 	raise(sig)
-	if sig == unix.SIGTSTP {
-		signal.Notify(s.signals, sig)
-	}
 	if sig != unix.SIGTSTP && time.Since(before) < notStopped && !s.foreground() {
 		// The kernel stops nobody of an orphaned process group, whom nobody could
 		// continue: its reads of the terminal fail, and the command's would stop it again.
@@ -83,26 +81,41 @@ func (s *session) stop(sig syscall.Signal) {
 const notStopped = time.Millisecond
 
 // raise sends this process a signal with its default action, and returns when the
-// process goes on.
+// process goes on. The runtime's own handler comes back after that: its Reset leaves
+// it where it is.
 func raise(sig syscall.Signal) {
 	// To this thread, so that the signal's effect comes before the call's return.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	signal.Reset(sig)
+	var defaults, old sigAction
+	sigaction(sig, &defaults, &old)
+	unblock(sig)
 	unix.Tgkill(os.Getpid(), unix.Gettid(), sig)
+	sigaction(sig, &old, nil)
+}
+
+// sigAction is struct sigaction as the kernel has it; all zero is the default.
+type sigAction struct {
+	handler  uintptr
+	flags    uint64
+	restorer uintptr
+	mask     uint64
+}
+
+func sigaction(sig syscall.Signal, set, old *sigAction) {
+	unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(old)), 8, 0, 0)
+}
+
+func unblock(sig syscall.Signal) {
+	var set unix.Sigset_t
+	set.Val[0] = 1 << (uint(sig) - 1)
+	unix.PthreadSigmask(unix.SIG_UNBLOCK, &set, nil)
 }
 
 // die ends this process by a signal, as the command ended: without a core dump.
 func die(sig syscall.Signal) {
 	unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	// The runtime keeps handlers of its own for some, which Reset brings back.
-	var action [4]uint64 // struct sigaction of the kernel: SIG_DFL
-	runtime.LockOSThread()
-	unix.Syscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(pointer(&action)), 0, 8, 0, 0)
-	var set unix.Sigset_t
-	set.Val[0] = 1 << (uint(sig) - 1)
-	unix.PthreadSigmask(unix.SIG_UNBLOCK, &set, nil)
-	unix.Tgkill(os.Getpid(), unix.Gettid(), sig)
+	raise(sig)
 	os.Exit(128 + int(sig)) // one that does not kill by default
 }

@@ -18,15 +18,15 @@ type screen struct {
 	raw   bool          // its modes are ours
 	ended bool          // nothing is to be changed any more
 	wake  chan struct{} // capacity 1: it may be read now
-	file  *os.File      // tty, for reading: non-blocking, an open file of our own
+	// file is tty for reading: non-blocking, an open file of our own. It is there from
+	// when this process first reads, for Go's poller asks for input as soon as it is.
+	file *os.File
 }
-
-func pointer[T any](p *T) unsafe.Pointer { return unsafe.Pointer(p) }
 
 // openTerminal opens the controlling terminal, if there is one.
 func (s *session) openTerminal() {
 	s.tty = -1
-	fd, err := unix.Open("/dev/tty", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open("/dev/tty", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return
 	}
@@ -50,7 +50,6 @@ func (s *session) openTerminal() {
 	}
 	s.modes = s.get()
 	s.screen.wake = make(chan struct{}, 1)
-	s.screen.file = os.NewFile(uintptr(fd), "/dev/tty")
 }
 
 func (s *session) get() []byte {
@@ -92,19 +91,23 @@ const (
 	flagOPOST = 1
 )
 
-// state is the terminal's, for the host's pty. Where the command does not read the
-// terminal, this one goes on processing output, and the host's does not.
+// processes reports whether this terminal goes on processing output, so that the
+// host's pty must not: where the command does not read it, and where its output is a
+// pipe, whose reader may well print here.
+func (s *session) processes() bool { return !s.stdin || !s.stdout }
+
+// state is the terminal's, for the host's pty.
 func (s *session) state() *wire.Terminal {
 	t := &wire.Terminal{Termios: append([]byte(nil), s.modes...), Size: s.size(), Foreground: s.foreground()}
-	if !s.stdin && len(t.Termios) == termios2Size {
+	if s.processes() && len(t.Termios) == termios2Size {
 		t.Termios[offOutput] &^= flagOPOST
 	}
 	return t
 }
 
 // rawModes are those of a terminal that only passes bytes on, as cfmakeraw(3) has
-// them: the host's pty does the rest.
-func rawModes(b []byte) []byte {
+// them: the host's pty does the rest, but for output where this one does that.
+func rawModes(b []byte, processes bool) []byte {
 	r := append([]byte(nil), b...)
 	clear := func(off int, bits uint32) {
 		for i := range 4 {
@@ -112,7 +115,9 @@ func rawModes(b []byte) []byte {
 		}
 	}
 	clear(offInput, unix.IGNBRK|unix.BRKINT|unix.PARMRK|unix.ISTRIP|unix.INLCR|unix.IGNCR|unix.ICRNL|unix.IXON)
-	clear(offOutput, unix.OPOST)
+	if !processes {
+		clear(offOutput, flagOPOST)
+	}
 	clear(offLocal, unix.ECHO|unix.ECHONL|unix.ICANON|unix.ISIG|unix.IEXTEN)
 	clear(offControl, unix.CSIZE|unix.PARENB)
 	r[offControl] |= unix.CS8
@@ -122,11 +127,12 @@ func rawModes(b []byte) []byte {
 
 // startTerminal begins to show what the command writes, and to read what is typed.
 func (s *session) startTerminal() {
-	go s.show()
 	if !s.stdin {
+		go s.show()
 		return
 	}
 	s.enter()
+	go s.show() // in raw modes, as the host's pty has done the rest
 	go s.read()
 	go s.watch()
 }
@@ -139,7 +145,14 @@ func (s *session) enter() bool {
 	if t.ended || t.raw || !s.stdin || s.modes == nil || !s.foreground() {
 		return t.raw
 	}
-	s.set(rawModes(s.modes))
+	if t.file == nil {
+		fd, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return false
+		}
+		t.file = os.NewFile(uintptr(fd), "/dev/tty")
+	}
+	s.set(rawModes(s.modes, s.processes()))
 	t.raw = true
 	t.file.SetReadDeadline(time.Time{})
 	select {
@@ -158,7 +171,9 @@ func (s *session) leave(end bool) {
 		s.set(s.modes)
 	}
 	t.raw = false
-	t.file.SetReadDeadline(time.Unix(1, 0)) // what is typed now is not ours to read
+	if t.file != nil {
+		t.file.SetReadDeadline(time.Unix(1, 0)) // what is typed now is not ours to read
+	}
 	t.ended = t.ended || end
 }
 
@@ -176,19 +191,29 @@ func (s *session) suspend() {
 	}
 }
 
-// resume has the command go on.
+// resume has the command go on. Where the terminal was the shell's meanwhile, its
+// modes are the host's pty's from now on: the shell has chosen them for this job, and
+// before that may have had its own, if this one was started in the background.
 func (s *session) resume() {
 	m := wire.Resume{}
 	if s.tty >= 0 {
-		if !s.screen.raw {
-			if b := s.get(); b != nil && s.foreground() {
-				s.modes = b // what the shell has made of them
-			}
+		ours := s.isRaw()
+		if b := s.get(); !ours && b != nil && s.foreground() {
+			s.modes = b
 		}
 		s.enter()
 		m.Terminal = s.state()
+		if ours || !m.Terminal.Foreground {
+			m.Terminal.Termios = nil
+		}
 	}
 	s.send(wire.TypeResume, m.Append(nil))
+}
+
+func (s *session) isRaw() bool {
+	s.screen.mu.Lock()
+	defer s.screen.mu.Unlock()
+	return s.screen.raw
 }
 
 // backgroundLook is how often a process in the background looks whether it still is:
@@ -252,10 +277,10 @@ func (s *session) show() {
 // display writes to the terminal. What one that is gone does not take is lost.
 func (s *session) display(b []byte) {
 	for len(b) > 0 {
-		n, err := s.screen.file.Write(b)
-		if err != nil && n <= 0 {
+		n, err := unix.Write(s.tty, b)
+		if err != nil && err != unix.EINTR {
 			return
 		}
-		b = b[n:]
+		b = b[max(n, 0):]
 	}
 }

@@ -50,6 +50,28 @@ func HostCommands(links []string) error {
 	return nil
 }
 
+// profile gives login shells, whose profile makes a PATH of its own, the folder too.
+const profile = "# Commands of the host, last. Made by stile, and made again at each start.\n" +
+	"case \":$PATH:\" in *:" + guest.HostDir + ":*) ;; *) PATH=$PATH:" + guest.HostDir + " ;; esac\n"
+
+// Profile puts that where login shells look for it, in a distro whose shells do.
+func Profile() error {
+	const path = "/etc/profile.d/stile.sh"
+	f, err := Open("/etc/profile.d", os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	f.Close()
+	if f, err = Open(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644); err != nil {
+		return err
+	}
+	_, err = f.WriteString(profile)
+	return errors.Join(err, f.Close())
+}
+
 // HostLinks makes the stubs in the folder of host commands those of names.
 func HostLinks(names []string) error {
 	dir := Dir + guest.HostDir

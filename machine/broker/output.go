@@ -39,7 +39,7 @@ func (o *output) take(buf []byte) (n int, err error) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		if len(o.extra) > 0 {
-			n = copy(buf, o.extra)
+			n, err = copy(buf, o.extra), nil // err may be of the call before
 			o.extra = o.extra[n:]
 			return true
 		}

@@ -303,6 +303,7 @@ func (s *session) message(m message) {
 			return
 		}
 		if r.Terminal != nil && s.terminal != nil {
+			s.terminal.setModes(r.Terminal.Termios)
 			s.terminal.resize(r.Terminal.Size)
 			fore := byte(0)
 			if r.Terminal.Foreground {

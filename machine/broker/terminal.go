@@ -52,15 +52,21 @@ func newTerminal(state *wire.Terminal) (t *terminal, slave *os.File, err error) 
 	if err != nil {
 		return nil, nil, fmt.Errorf("open a pty's slave: %w", err)
 	}
-	if len(state.Termios) == termios2Size {
-		m := [termios2Size]byte(state.Termios)
-		// unsafe: x/sys has no termios2. Values that make no sense are the pty's to bear.
-		t.raw.Control(func(fd uintptr) {
-			unix.Syscall(unix.SYS_IOCTL, fd, unix.TCSETS2, uintptr(unsafe.Pointer(&m)))
-		})
-	}
+	t.setModes(state.Termios)
 	t.resize(state.Size)
 	return t, slave, nil
+}
+
+// setModes sets the pty's modes, if there are any. Values that make no sense are the
+// pty's to bear.
+func (t *terminal) setModes(b []byte) {
+	if len(b) != termios2Size {
+		return
+	}
+	m := [termios2Size]byte(b)
+	t.raw.Control(func(fd uintptr) {
+		unix.Syscall(unix.SYS_IOCTL, fd, unix.TCSETS2, uintptr(unsafe.Pointer(&m))) // unsafe: x/sys has no termios2
+	})
 }
 
 func (t *terminal) resize(w wire.WinSize) {
