@@ -497,3 +497,49 @@ func TestDescriptorsThatDoNotFit(t *testing.T) {
 	}
 	q.Close()
 }
+
+// A guest that takes long to start a command, and starts others meanwhile, is busy; but
+// not for ever.
+func TestBusyGuest(t *testing.T) {
+	for _, tt := range []struct {
+		argv, want string
+	}{
+		{"late", "exit 4"},
+		{"never", "distro d: guest: it has not started the command within 1s"},
+	} {
+		t.Run(tt.argv, func(t *testing.T) {
+			w := newWorld(t, func(s *guestSession) {
+				switch s.run.Argv[0] {
+				case "late":
+					time.Sleep(400 * time.Millisecond)
+				case "never":
+					return
+				}
+				s.started()
+				s.exit(wire.Exit{Code: 4})
+				s.end()
+			}, func(c *Config) { c.AnswerLimit = 100 * time.Millisecond })
+			start := func(argv string) *testShim {
+				in, _ := pipe(t)
+				_, out := pipe(t)
+				s := w.start(wire.Run{Argv: []string{argv}, Table: inOut(wire.KindPipe, wire.KindPipe)}, in, out)
+				s.expect(wire.TypeStarted)
+				return s
+			}
+			busy := start(tt.argv)
+			words := make(chan string)
+			go func() { words <- busy.lastWords() }()
+			for {
+				start("quick").lastWords()
+				select {
+				case got := <-words:
+					if got != tt.want {
+						t.Errorf("the shim is told %q, want %q", got, tt.want)
+					}
+					return
+				case <-time.After(10 * time.Millisecond):
+				}
+			}
+		})
+	}
+}

@@ -21,6 +21,8 @@ import (
 const (
 	dialLimit   = 10 * time.Second
 	answerLimit = 60 * time.Second
+
+	answerPatience = 10 // times as long, while it starts others
 )
 
 // killLimit is how long guestinit may take to end the command of a shim that has
@@ -171,12 +173,30 @@ func (r *relay) goWork(f func()) {
 	}()
 }
 
-// expectAnswer ends a session whose command guestinit neither starts nor refuses.
+// expectAnswer ends a session whose command guestinit neither starts nor refuses. A
+// guest that does so with others meanwhile has much to do: it has the limit's time
+// from then on, but no more than answerPatience times the limit in all.
 func (r *relay) expectAnswer() {
 	limit := cmp.Or(r.server.config.AnswerLimit, answerLimit)
+	asked := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.answer = time.AfterFunc(limit, func() {
+		r.mu.Lock()
+		if r.answer == nil { // it has answered just now
+			r.mu.Unlock()
+			return
+		}
+		longest := time.Until(asked.Add(answerPatience * limit))
+		if rest := min(time.Until(r.server.lastAnswer().Add(limit)), longest); rest > 0 {
+			r.answer.Reset(rest)
+			r.mu.Unlock()
+			return
+		}
+		r.mu.Unlock()
+		if longest <= 0 {
+			limit *= answerPatience
+		}
 		r.fail("guest", fmt.Errorf("it has not started the command within %v", limit))
 	})
 }
@@ -187,6 +207,7 @@ func (r *relay) answered() {
 	defer r.mu.Unlock()
 	if r.answer != nil {
 		r.answer.Stop()
+		r.answer = nil
 	}
 }
 
@@ -378,6 +399,8 @@ func (r *relay) fromGuest(typ wire.Type, payload []byte) error {
 			return err
 		}
 		r.answered()
+		now := time.Now()
+		r.server.answered.Store(&now)
 		for _, n := range m.Opened {
 			if e := r.byNumber[n]; e != nil && e.table.File != nil {
 				e.opened.Store(true)

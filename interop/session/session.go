@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/stilehq/stile/interop/descriptor"
@@ -62,6 +63,8 @@ type Server struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	all      sync.WaitGroup
+
+	answered atomic.Pointer[time.Time] // when guestinit last started a command
 
 	report   sync.Mutex // held while Changed is called
 	reported int
@@ -117,6 +120,14 @@ func (s *Server) begin(q *Request) *relay {
 	r := newRelay(s, q)
 	s.sessions[r] = struct{}{}
 	return r
+}
+
+// lastAnswer is when guestinit last started a command.
+func (s *Server) lastAnswer() time.Time {
+	if t := s.answered.Load(); t != nil {
+		return *t
+	}
+	return time.Time{}
 }
 
 // change counts commands that run.
