@@ -13,6 +13,7 @@ import (
 
 	"github.com/stilehq/stile/completions"
 	"github.com/stilehq/stile/distro"
+	"github.com/stilehq/stile/interop/wire"
 )
 
 // completerCommand is the name of the command that keeps a completion server.
@@ -65,7 +66,7 @@ func runCompleter(app *app, name string) error {
 	// Requests wait in the listener while the machine and the server start.
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	cmd, f, err := guestCommand(ctx, app.store, d, completions.ServerCommand()...)
+	cmd, f, err := guestCommand(ctx, app.store, d, wire.Record{Aside: true}, completions.ServerCommand()...)
 	if err != nil {
 		return err
 	}

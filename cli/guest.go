@@ -54,8 +54,9 @@ func recordFile(record *wire.Record) (*os.File, error) {
 
 // guestCommand is a session of a distro that stile itself has a use for; it
 // starts the machine if need be. It works in the guest's root folder, for the
-// current one may not be shared. The caller closes the file after Start.
-func guestCommand(ctx context.Context, store *distro.Store, d *distro.Distro, argv ...string) (*exec.Cmd, *os.File, error) {
+// current one may not be shared. Of record, what is not set here counts. The
+// caller closes the file after Start.
+func guestCommand(ctx context.Context, store *distro.Store, d *distro.Distro, record wire.Record, argv ...string) (*exec.Cmd, *os.File, error) {
 	shim, err := payload.Shim(store.Dirs)
 	if err != nil {
 		return nil, nil, err
@@ -64,7 +65,8 @@ func guestCommand(ctx context.Context, store *distro.Store, d *distro.Distro, ar
 	if err != nil {
 		return nil, nil, fmt.Errorf("find stile's own program: %w", err)
 	}
-	f, err := recordFile(&wire.Record{Distro: d.Name, Home: d.Dir, Stile: stile, Cd: "/"})
+	record.Distro, record.Home, record.Stile, record.Cd = d.Name, d.Dir, stile, "/"
+	f, err := recordFile(&record)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -84,7 +86,7 @@ const maxGuestOutput = 8 << 20
 // its exit status. What stile itself had to say about a failure, no machine say,
 // is printed, and the error is its status.
 func (a *app) guestOutput(ctx context.Context, d *distro.Distro, script string, args ...string) ([]byte, int, error) {
-	cmd, f, err := guestCommand(ctx, a.store, d, append([]string{"/bin/sh", "-c", script, "stile"}, args...)...)
+	cmd, f, err := guestCommand(ctx, a.store, d, wire.Record{}, append([]string{"/bin/sh", "-c", script, "stile"}, args...)...)
 	if err != nil {
 		return nil, 0, err
 	}

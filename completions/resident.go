@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// ResidentIdle is how long a completion server stays after its last request. Its
-// session keeps the machine awake no longer than that.
-const ResidentIdle = 30 * time.Second
+// ResidentIdle is how long a completion server stays after its last request, while
+// the machine runs, which it does not keep from ending.
+const ResidentIdle = 10 * time.Minute
 
 // askLimit is how long one answer may take, in an emulated guest that loads a
 // command's functions for the first time. The server itself ends a function that

@@ -19,7 +19,7 @@ func (s *session) request() (*wire.Run, []int, *wire.Error) {
 		Version: wire.Version, Distro: c.Distro, Argv: c.argv, Path: c.path, Env: early.Env(),
 		CwdFallback: c.CwdFallback, User: c.User, Login: c.Login,
 		Ignored: early.Ignored(), Blocked: early.Blocked(), Priority: priority(),
-		Cwd: c.Cd,
+		Cwd: c.Cd, CwdNamed: c.Cd != "", Aside: c.Aside,
 	}
 	for _, e := range c.Env {
 		run.Env = replace(run.Env, e)

@@ -50,7 +50,7 @@ CGO_ENABLED=0 go test -c -o "$work/plain/scripts.test" .
 # What the main job stands on runs under the race detector, as a plain user and, in
 # kvm.sh, on our own engine; the rest runs once, with what users have.
 core='TestScripts/(context|git|import|input_bad|machine_|run_|share|status|terminal)'
-rest='Test(Scripts|Completion)/(bash|disk_full|engine_|exact$|exact_differences|host|init|link|notfound|posix|shells|sudo|testscript_)'
+rest='Test(Scripts|Completion)/(bash|disk_full|engine_|exact$|exact_differences|host|idle$|init|link|notfound|posix|shells|sudo|testscript_)'
 
 scripts() { # TITLE TESTS BIN CACHE DISTRO COMMAND...
 	step "scripts against a real guest, $1"

@@ -71,7 +71,7 @@ func newRelay(s *Server, q *Request) *relay {
 func (r *relay) serve() {
 	defer r.cancel()
 	defer r.q.Close()
-	r.server.change(+1)
+	r.count(+1)
 	defer r.end()
 	if err := r.adopt(); err != nil {
 		r.shim.send(wire.TypeError, err.Append(nil))
@@ -282,8 +282,15 @@ func (r *relay) noStream(err error) {
 func (r *relay) end() {
 	r.endOnce.Do(func() {
 		close(r.ended)
-		r.server.change(-1)
+		r.count(-1)
 	})
+}
+
+// count counts the command among those that run, unless nobody is to wait for it.
+func (r *relay) count(by int) {
+	if !r.run.Aside {
+		r.server.change(by)
+	}
 }
 
 // closeAll ends whatever waits for anything of this session.

@@ -143,6 +143,7 @@ func TestSmallOutputOfAKilledShim(t *testing.T) {
 	r, out := pipe(t)
 	shim := w.start(oneOutput, out)
 	shim.expect(wire.TypeStarted)
+	soon(t, "the command is known to run", func() bool { return w.server.Sessions()[0].PID == 42 })
 	shim.conn.Close()
 	if b, err := io.ReadAll(r); !bytes.Equal(b, data) || err != nil {
 		t.Errorf("%d bytes of output, %v, want %d", len(b), err, len(data))

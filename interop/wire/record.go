@@ -26,6 +26,7 @@ type Record struct {
 	CwdFallback bool // cwdfallback=1: start in the user's home where the working directory is not shared
 	Login       bool // login=1: an interactive login shell; there is no command
 	Rusage      bool // rusage=1: say at the end what the command has used
+	Aside       bool // aside=1: the command does not keep an idle machine from ending
 }
 
 // RecordArgv0 is the shim's argv[0] when `stile run` executes it.
@@ -71,6 +72,9 @@ func (r *Record) Append(dst []byte) ([]byte, error) {
 	}
 	if r.Rusage {
 		put("rusage", "1")
+	}
+	if r.Aside {
+		put("aside", "1")
 	}
 	if bad {
 		return nil, ErrField
@@ -123,6 +127,8 @@ func (r *Record) Parse(b []byte) error {
 			r.Login = value == "1"
 		case "rusage":
 			r.Rusage = value == "1"
+		case "aside":
+			r.Aside = value == "1"
 		}
 	}
 	if r.Distro == "" || r.Home == "" || r.Stile == "" {

@@ -139,6 +139,8 @@ type Run struct {
 	Time        int64     // host's CLOCK_REALTIME in nanoseconds, set by the vmm process
 	Session     uint64    // chosen by the vmm process
 	Blocked     uint64    // signals blocked by the caller, which execve keeps: bit n-1 is signal n
+	CwdNamed    bool      // the user named Cwd: it need not be shared, and is the guest's own folder then
+	Aside       bool      // the machine may end as if the command did not run
 	CwdGone     bool      // the folder was deleted: Cwd is "/", and the guest's folder is a deleted one too
 	Terminfo    []byte    // the compiled entry of $TERM, for a guest that lacks it; nil if the shim has none
 	Priority    uint8     // 20 less the nice value, as getpriority(2) returns it: 1 to 40; 0 is not known
@@ -191,6 +193,8 @@ func (r *Run) Append(dst []byte) []byte {
 	dst = AppendUint(dst, 17, r.Blocked)
 	dst = AppendUint(dst, 18, uint64(r.Priority))
 	dst = AppendBool(dst, 19, r.CwdGone)
+	dst = AppendBool(dst, 21, r.CwdNamed)
+	dst = AppendBool(dst, 22, r.Aside)
 	if len(r.Terminfo) > 0 {
 		dst = AppendField(dst, 20, r.Terminfo)
 	}
@@ -272,6 +276,10 @@ func (r *Run) Parse(payload []byte) error {
 			return set(&r.Priority, v)
 		case 19:
 			r.CwdGone = true
+		case 21:
+			r.CwdNamed = true
+		case 22:
+			r.Aside = true
 		case 20:
 			r.Terminfo = append([]byte(nil), v...)
 		}

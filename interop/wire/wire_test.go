@@ -29,7 +29,7 @@ var messages = []message{
 			{MaxNumber, KindTerminal, AccessRead | AccessWrite, 0, nil}, {7, KindOther, AccessRead, 0, nil},
 			{8, KindFile, AccessRead, 0, &File{Path: "/a b", Inode: ^uint64(0), Size: 7, Mtime: -5, Offset: 1 << 40}}},
 		Terminal: &Terminal{Termios: termios, Size: WinSize{24, 80, 65535, 1}, Foreground: true},
-		Login:    true, Time: 1<<63 - 1, Session: ^uint64(0), Priority: 40, CwdGone: true, Terminfo: []byte{0x1a, 1, 0},
+		Login:    true, Time: 1<<63 - 1, Session: ^uint64(0), Priority: 40, CwdGone: true, CwdNamed: true, Aside: true, Terminfo: []byte{0x1a, 1, 0},
 	},
 	&Run{Terminal: &Terminal{}},
 	&Hello{},

@@ -281,7 +281,7 @@ func (p *process) prepare(r *wire.Run) {
 
 // check refuses a Run that the guest could not understand.
 func (p *process) check(r *wire.Run) *wire.Error {
-	if r.CwdFallback || r.Cwd == "/" {
+	if r.CwdFallback || r.CwdNamed || r.Cwd == "/" {
 		return nil
 	}
 	p.sharesMu.Lock()
