@@ -20,7 +20,7 @@ import (
 
 // helloLimit is how long a stream may take to say what it is, and to find the
 // session that it belongs to.
-const helloLimit = 10 * time.Second
+var helloLimit = 10 * time.Second // a variable for tests
 
 // Options are what an Agent works with.
 type Options struct {
@@ -53,6 +53,7 @@ type Agent struct {
 	mu       sync.Mutex
 	sessions map[uint64]*session
 	early    map[uint64][]stream // of sessions that are not known yet
+	starting map[uint64]bool     // sessions whose request has come, and that take their early streams
 	ending   bool
 }
 
@@ -64,7 +65,7 @@ type stream struct {
 
 // New makes an Agent.
 func New(o Options) *Agent {
-	return &Agent{opts: o, sessions: make(map[uint64]*session), early: make(map[uint64][]stream)}
+	return &Agent{opts: o, sessions: make(map[uint64]*session), early: make(map[uint64][]stream), starting: make(map[uint64]bool)}
 }
 
 // Serve accepts streams until the listener is closed.
@@ -107,16 +108,44 @@ func (a *Agent) greet(c *sock.Conn) {
 
 // control reads a session's request and runs it until its stream ends.
 func (a *Agent) control(c *sock.Conn, reader *wire.Reader, id uint64) {
+	a.mu.Lock()
+	a.starting[id] = true // with many others that may take long
+	a.mu.Unlock()
+	s := a.begin(c, reader, id)
+	// What has arrived, and from now on arrives, finds the session.
+	a.mu.Lock()
+	if s != nil {
+		a.sessions[id] = s
+	}
+	early := a.early[id]
+	delete(a.early, id)
+	delete(a.starting, id)
+	a.mu.Unlock()
+	for _, st := range early {
+		if s == nil {
+			st.conn.Close()
+		} else {
+			s.attach(st)
+		}
+	}
+	if s != nil {
+		s.serve(reader)
+	}
+}
+
+// begin reads a session's request and starts its command; nil says that it has not,
+// and that the host has been told.
+func (a *Agent) begin(c *sock.Conn, reader *wire.Reader, id uint64) *session {
 	typ, payload, err := reader.Next()
 	if err != nil || typ != wire.TypeRun {
 		c.Close()
-		return
+		return nil
 	}
 	c.SetReadDeadline(time.Time{})
 	s := newSession(a, id, c)
 	if err := s.run.Parse(payload); err != nil {
 		s.refuse(&wire.Error{Code: 125, What: "request", Why: err.Error()})
-		return
+		return nil
 	}
 	a.clock.set(s.run.Time)
 	if a.opts.Register != nil {
@@ -124,31 +153,17 @@ func (a *Agent) control(c *sock.Conn, reader *wire.Reader, id uint64) {
 	}
 	root.Fence() // the command sees the shares as they are now
 	a.mu.Lock()
-	if a.ending || a.opts.Spawner == nil {
-		a.mu.Unlock()
+	ending := a.ending || a.opts.Spawner == nil
+	a.mu.Unlock()
+	if ending {
 		s.refuse(&wire.Error{Code: 125, What: "distro " + a.opts.Config.Distro, Why: "it is being shut down"})
-		return
+		return nil
 	}
-	early := a.early[id]
-	delete(a.early, id)
-	a.mu.Unlock()
 	if e := s.start(); e != nil {
-		for _, st := range early {
-			st.conn.Close()
-		}
 		s.refuse(e)
-		return
+		return nil
 	}
-	// What arrived meanwhile, and from now on, finds the session.
-	a.mu.Lock()
-	a.sessions[id] = s
-	early = append(early, a.early[id]...)
-	delete(a.early, id)
-	a.mu.Unlock()
-	for _, st := range early {
-		s.attach(st)
-	}
-	s.serve(reader)
+	return s
 }
 
 // data gives a stream to its session, or keeps it until that is known.
@@ -166,6 +181,10 @@ func (a *Agent) data(c *sock.Conn, h wire.Hello) {
 	}
 	time.AfterFunc(helloLimit, func() {
 		a.mu.Lock()
+		if a.starting[h.Session] {
+			a.mu.Unlock()
+			return
+		}
 		late := a.early[h.Session]
 		delete(a.early, h.Session)
 		a.mu.Unlock()

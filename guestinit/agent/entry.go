@@ -198,8 +198,14 @@ func (e *entry) serve() {
 // readOnly hides a connection's other methods from io.Copy.
 type readOnly struct{ io.Reader }
 
-// wait waits for the stream, which may come after the command has started.
+// wait waits for the stream, which may come after the command has started: long after
+// it on a host that has much to do, and even after its end.
 func (e *entry) wait() (*sock.Conn, error) {
+	select {
+	case c := <-e.streams:
+		return c, nil
+	case <-e.s.hostEnd:
+	}
 	select {
 	case c := <-e.streams:
 		return c, nil

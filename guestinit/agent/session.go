@@ -23,7 +23,8 @@ type session struct {
 	id      uint64
 	run     wire.Run
 	control *sock.Conn
-	out     outbox // to control
+	out     outbox        // to control
+	hostEnd chan struct{} // closed when control has ended
 	mail    mailbox
 
 	entries  []*entry // by index of the descriptor table; nil where there is no stream
@@ -52,7 +53,7 @@ type (
 )
 
 func newSession(a *Agent, id uint64, c *sock.Conn) *session {
-	s := &session{agent: a, id: id, control: c}
+	s := &session{agent: a, id: id, control: c, hostEnd: make(chan struct{})}
 	s.mail.wake = make(chan struct{}, 1)
 	s.out.init(c)
 	return s
@@ -126,6 +127,7 @@ func (s *session) read(reader *wire.Reader) {
 		typ, payload, err := reader.Next()
 		if err != nil {
 			s.mail.put(hostGone{})
+			close(s.hostEnd)
 			s.endInputs() // nobody will say it any more
 			return
 		}

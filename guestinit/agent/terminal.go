@@ -177,6 +177,11 @@ func (t *terminal) attach(c *sock.Conn) {
 func (t *terminal) awaitStream() {
 	select {
 	case <-t.arrived:
+		return
+	case <-t.s.hostEnd:
+	}
+	select {
+	case <-t.arrived:
 	case <-time.After(helloLimit):
 	}
 }
