@@ -22,7 +22,8 @@ func newStatusCommand() *command {
 With -v it tells of each running machine which engine it has and why, and what it
 has done so far: exits of its vCPUs to stile (with the kvm engine), and for each
 virtio device that stile serves the requests, packets or buffers of each queue,
-and how often the guest was interrupted for them.`,
+and how often the guest was interrupted for them; and what its two processes have
+open and under way.`,
 		flags: func(f *pflag.FlagSet) {
 			f.BoolVarP(&verbose, "verbose", "v", false, "tell the engine and what the machine has done")
 			jsonFlag(f, &json)

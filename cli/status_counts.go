@@ -45,6 +45,9 @@ func (e statusEntry) details() [][]string {
 		}
 		rows = append(rows, []string{"", fmt.Sprintf("%d %s %s", a.Count, a.Verb(), a.To)})
 	}
+	for _, p := range e.Processes {
+		rows = append(rows, []string{"  " + p.Name, fmt.Sprintf("pid %d; %d goroutines, %d threads, %d descriptors", p.PID, p.Goroutines, p.Threads, p.Descriptors)})
+	}
 	for _, d := range e.Counts.Devices {
 		rows = append(rows, []string{"  " + d.Name, work(d)})
 	}

@@ -56,5 +56,18 @@ type Status struct {
 	// nothing needed the machine.
 	Reclaimed uint64 `json:"reclaimed"`
 
-	Counts *vmm.Counts `json:"counts,omitempty"` // where they were asked for
+	// Where they were asked for:
+	Counts    *vmm.Counts `json:"counts,omitempty"`
+	Processes []Process   `json:"processes,omitempty"` // the supervisor and the vmm process
+}
+
+// A Process is what one of a machine's processes has open and under way. At rest
+// the numbers of goroutines and descriptors are the same, however many commands
+// have run; Go keeps the threads that it has once needed.
+type Process struct {
+	Name        string `json:"name"`
+	PID         int    `json:"pid"`
+	Goroutines  int    `json:"goroutines"`
+	Threads     int    `json:"threads"`
+	Descriptors int    `json:"descriptors"`
 }

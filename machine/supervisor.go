@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -467,6 +468,12 @@ func (s *supervisor) handle(ctx context.Context, name string, body []byte) (any,
 		}
 		st := s.report(ctx)
 		st.Counts = counts
+		if counts != nil {
+			st.Processes = []Process{countProcess("supervisor", os.Getpid(), runtime.NumGoroutine())}
+			if s.vm.vmm != nil {
+				st.Processes = append(st.Processes, countProcess("vmm process", s.vm.vmm.PID(), counts.Goroutines))
+			}
+		}
 		return st, nil
 	case callStop:
 		var r stopRequest

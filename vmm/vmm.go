@@ -68,6 +68,8 @@ type Counts struct {
 	Accesses []Access `json:"accesses,omitempty"`
 	// Devices are those that the vmm process serves.
 	Devices []DeviceCount `json:"devices"`
+	// Goroutines are how many the process that counts has now.
+	Goroutines int `json:"goroutines"`
 }
 
 // An Access is a kind of access that took an exit.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -344,7 +345,9 @@ func (p *process) handle(ctx context.Context, name string, body []byte) (any, er
 	case CallImport:
 		return nil, p.importTar(ctx)
 	case CallCounts:
-		return p.machine.Counts(), nil
+		c := p.machine.Counts()
+		c.Goroutines = runtime.NumGoroutine()
+		return c, nil
 	case CallNotice:
 		var e wire.Error
 		if err := json.Unmarshal(body, &e); err != nil {
