@@ -63,6 +63,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exact":      cmdExact,
+			"judge":      cmdJudge,
 			"status":     cmdStatus,
 			"eventually": cmdEventually,
 			"samefile":   cmdSameFile,
@@ -76,6 +77,10 @@ func TestScripts(t *testing.T) {
 				return os.Getenv("STILE_ENGINE") == "kvm", nil
 			case "nested":
 				return slow > 1, nil
+			case "judges":
+				return os.Getenv("STILE_TEST_JUDGES") != "", nil
+			case "history":
+				return exec.Command("git", "-c", "safe.directory=*", "rev-parse", "--verify", "HEAD~100").Run() == nil, nil
 			case "long":
 				return os.Getenv("STILE_TEST_LONG") != "", nil
 			}
@@ -91,7 +96,13 @@ func setup(env *testscript.Env) error {
 	if err != nil {
 		return err
 	}
+	source, err := os.Getwd()
+	if err != nil {
+		return err
+	}
 	set := map[string]string{
+		"SOURCE":          source,
+		"JUDGES":          os.Getenv("STILE_TEST_JUDGES"),
 		"HOME":            home,
 		"XDG_CONFIG_HOME": home + "/.config",
 		"XDG_DATA_HOME":   home + "/.local/share",

@@ -47,10 +47,15 @@ cp "$work/bin/posix.test" "$work/plain/"
 cp bin/stile bin/shim bin/guestinit "$work/plain/"
 CGO_ENABLED=0 go test -c -o "$work/plain/scripts.test" .
 
+# Other projects' tests, which judge too: from the Go proxy, kept in the cache.
+STILE_TEST_JUDGES=$cache/stile/judges/$(sha256sum testdata/judges.sh | cut -c1-12)
+export STILE_TEST_JUDGES
+testdata/judges.sh "$STILE_TEST_JUDGES"
+
 # What the main job stands on runs under the race detector, as a plain user and, in
 # kvm.sh, on our own engine; the rest runs once, with what users have.
 core='TestScripts/(context|git|import|input_bad|machine_|run_|share|status|terminal)'
-rest='Test(Scripts|Completion)/(bash|disk_full|engine_|exact$|exact_differences|host|idle$|init|link|notfound|posix|shells|sudo|testscript_)'
+rest='Test(Scripts|Completion)/(bash|disk_full|engine_|exact|host|idle$|init|judge_|link|notfound|posix|shells|sudo|testscript_)'
 
 scripts() { # TITLE TESTS BIN CACHE DISTRO COMMAND...
 	step "scripts against a real guest, $1"
