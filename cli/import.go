@@ -8,24 +8,31 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/spf13/pflag"
+
+	"github.com/stilehq/stile/distro"
 	"github.com/stilehq/stile/interop/wire"
 )
 
 func newImportCommand() *command {
+	var isolated bool
 	return &command{
-		name: "import", args: "NAME FILE|-", min: 2, max: 2,
+		name: "import", args: "NAME FILE|- [--isolated]", min: 2, max: 2,
 		short: "Make a distro from a tar archive",
 		long: `
 The archive holds a root file system. It may be compressed with gzip, xz or
 zstd; - is the standard input. Owners, modes, links, devices and extended
-attributes are kept, whoever imports: a guest does the unpacking.`,
+attributes are kept, whoever imports: a guest does the unpacking.
+
+` + isolatedHelp,
+		flags: func(f *pflag.FlagSet) { isolatedFlag(f, &isolated) },
 		run: func(ctx context.Context, app *app, args []string) error {
-			return runImport(ctx, app, args[0], args[1])
+			return runImport(ctx, app, args[0], args[1], isolated)
 		},
 	}
 }
 
-func runImport(ctx context.Context, app *app, name, file string) error {
+func runImport(ctx context.Context, app *app, name, file string, isolated bool) error {
 	if err := app.store.CheckNew(name); err != nil {
 		return err
 	}
@@ -49,7 +56,7 @@ func runImport(ctx context.Context, app *app, name, file string) error {
 	}
 	progress := app.ui.progress()
 	defer progress.end()
-	if err := importFile(ctx, app, name, f, source, progress); err != nil {
+	if err := importFile(ctx, app, name, f, distro.Info{Source: source, Isolated: isolated}, progress); err != nil {
 		return err
 	}
 	progress.end()

@@ -18,8 +18,9 @@ import (
 
 func newInstallCommand() *command {
 	var name string
+	var isolated bool
 	return &command{
-		name: "install", args: "SOURCE [--name NAME]", min: 1, max: 1,
+		name: "install", args: "SOURCE [--name NAME] [--isolated]", min: 1, max: 1,
 		short: "Make a distro from a source",
 		long: `
 SOURCE is one of
@@ -28,17 +29,30 @@ SOURCE is one of
   debian:SUITE   another release, such as debian:trixie
 
 Debian comes from the mirror that this host's own apt uses, by mmdebstrap. What
-was fetched is kept, and used again as long as the mirror has nothing newer.`,
+was fetched is kept, and used again as long as the mirror has nothing newer.
+
+` + isolatedHelp,
 		flags: func(f *pflag.FlagSet) {
+			isolatedFlag(f, &isolated)
 			f.StringVar(&name, "name", "", "the distro's `name`; by default the source's first word")
 		},
 		run: func(ctx context.Context, app *app, args []string) error {
-			return runInstall(ctx, app, args[0], name)
+			return runInstall(ctx, app, args[0], name, isolated)
 		},
 	}
 }
 
-func runInstall(ctx context.Context, app *app, source, name string) error {
+// isolatedHelp and isolatedFlag are of install and import.
+const isolatedHelp = `An isolated distro (--isolated) shares nothing with the host but the folders that
+config.toml names for it, below [distro.NAME.shares]; it gets no more of a caller's
+environment than terminal, locale and user's name; and it can call no commands of
+the host.`
+
+func isolatedFlag(f *pflag.FlagSet, p *bool) {
+	f.BoolVar(p, "isolated", false, "share nothing with it but what config.toml names for it")
+}
+
+func runInstall(ctx context.Context, app *app, source, name string, isolated bool) error {
 	kind, suite, _ := strings.Cut(source, ":")
 	if kind != "debian" {
 		return &sourceError{source}
@@ -70,7 +84,7 @@ func runInstall(ctx context.Context, app *app, source, name string) error {
 	}
 	defer f.Close()
 	progress.begin("unpacking")
-	if err := importFile(ctx, app, name, f, "debian:"+root.Suite, progress); err != nil {
+	if err := importFile(ctx, app, name, f, distro.Info{Source: "debian:" + root.Suite, Isolated: isolated}, progress); err != nil {
 		return err
 	}
 	progress.end()
@@ -79,13 +93,13 @@ func runInstall(ctx context.Context, app *app, source, name string) error {
 }
 
 // importFile makes a distro of an open archive and shows how far it is.
-func importFile(ctx context.Context, app *app, name string, f *os.File, source string, progress *progress) error {
+func importFile(ctx context.Context, app *app, name string, f *os.File, info distro.Info, progress *progress) error {
 	var total int64
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 		total = info.Size()
 	}
 	progress.beginBytes("unpacking", total)
-	info := distro.Info{Source: source, Created: time.Now()}
+	info.Created = time.Now()
 	_, err := app.store.Import(ctx, name, progress.reader(interruptible(ctx, f)), info, machine.Unpacker(app.store.Dirs))
 	return err
 }

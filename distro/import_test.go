@@ -21,7 +21,7 @@ func TestImport(t *testing.T) {
 		s := newStore(t)
 		var got []byte
 		made := time.Date(2026, 1, 2, 3, 4, 5, 678, time.FixedZone("", 3600))
-		d, err := s.Import(t.Context(), "debian", bytes.NewReader(compress(t, how, want)), Info{"a source", made},
+		d, err := s.Import(t.Context(), "debian", bytes.NewReader(compress(t, how, want)), Info{Source: "a source", Created: made},
 			func(_ context.Context, image *os.File, archive io.Reader) (err error) {
 				if _, err := OpenDisk(image.Name()); !errors.Is(err, ErrInUse) {
 					t.Errorf("the image is not locked while it is filled: %v", err)

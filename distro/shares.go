@@ -100,7 +100,8 @@ func (s *Store) Shares(name string) ([]guest.Share, error) {
 // ShareList lists what a distro shares, ordered by path, so that a folder comes
 // before those inside it. Three sources say what is shared, the later winning
 // for a path: the defaults (home and /tmp, read-write), config.toml, and the
-// commands share and unshare, which go for all distros.
+// commands share and unshare, which go for all distros. An isolated distro has what
+// config.toml says of it by name, and nothing else.
 //
 // A share may lie in another if it allows more: read-write in read-only. One
 // that allows less is an error, because it would protect nothing: whoever is
@@ -110,6 +111,15 @@ func (s *Store) ShareList(name string) ([]Share, error) {
 	if err != nil {
 		return nil, err
 	}
+	if isolated, err := s.isolated(name); err != nil {
+		return nil, err
+	} else if isolated {
+		own, err := s.configuredIn(config, config.each[name])
+		if err != nil {
+			return nil, err
+		}
+		return s.combine(nil, own, nil)
+	}
 	said, err := s.readShares()
 	if err != nil {
 		return nil, err
@@ -118,13 +128,32 @@ func (s *Store) ShareList(name string) ([]Share, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.combine(configured, said)
+	return s.combine(s.always(), configured, said)
 }
 
-// combine makes the list from folders and modes whose paths are absolute.
-func (s *Store) combine(configured, said map[string]Mode) ([]Share, error) {
+// isolated reports whether a distro has no shares but its own. One that is not there
+// is none, and has those of all.
+func (s *Store) isolated(name string) (bool, error) {
+	if name == "" {
+		return false, nil
+	}
+	d, err := s.Get(name)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return d.Info.Isolated, nil
+}
+
+// always are the folders that are shared if nothing else is said.
+func (s *Store) always() []string { return []string{s.Dirs.Home, "/tmp"} }
+
+// combine makes the list from folders, and folders with modes, whose paths are absolute.
+func (s *Store) combine(always []string, configured, said map[string]Mode) ([]Share, error) {
 	byPath := map[string]Share{}
-	for _, path := range []string{s.Dirs.Home, "/tmp"} {
+	for _, path := range always {
 		if path != "/" {
 			byPath[path] = Share{Path: path, Mode: ReadWrite, Origin: "default"}
 		}
@@ -200,20 +229,29 @@ func within(path, dir string) bool {
 func (s *Store) configured(c *Config, name string) (map[string]Mode, error) {
 	all := map[string]Mode{}
 	for _, t := range []table{c.global, c.each[name]} {
-		one := map[string]Mode{}
-		for written, mode := range t.Shares {
-			path, err := s.expand(written)
-			if err == nil && one[path] != "" {
-				err = fmt.Errorf("%s is there twice", path)
-			}
-			if err != nil {
-				return nil, &ConfigError{Path: c.path, Why: "shares: " + err.Error()}
-			}
-			one[path] = mode.value
+		one, err := s.configuredIn(c, t)
+		if err != nil {
+			return nil, err
 		}
 		maps.Copy(all, one)
 	}
 	return all, nil
+}
+
+// configuredIn is what one table of it says.
+func (s *Store) configuredIn(c *Config, t table) (map[string]Mode, error) {
+	one := map[string]Mode{}
+	for written, mode := range t.Shares {
+		path, err := s.expand(written)
+		if err == nil && one[path] != "" {
+			err = fmt.Errorf("%s is there twice", path)
+		}
+		if err != nil {
+			return nil, &ConfigError{Path: c.path, Why: "shares: " + err.Error()}
+		}
+		one[path] = mode.value
+	}
+	return one, nil
 }
 
 // expand makes a path of the configuration file absolute and clean.
@@ -383,7 +421,7 @@ func (s *Store) changeShares(path string, mode Mode) error {
 			delete(said, path)
 		}
 	}
-	if _, err := s.combine(configured, said); err != nil {
+	if _, err := s.combine(s.always(), configured, said); err != nil {
 		return err
 	}
 	data, err := json.MarshalIndent(sharesFile{said}, "", "\t")

@@ -43,6 +43,9 @@ func (e *NotFoundError) Hint() string {
 type Info struct {
 	Source  string    `toml:"source" json:"source"`   // as given to install or import
 	Created time.Time `toml:"created" json:"created"` // UTC, to the second
+	// Isolated: it has of the host what its own part of config.toml names, and no
+	// commands.
+	Isolated bool `toml:"isolated,omitempty" json:"isolated"`
 }
 
 // A Distro is one of the store.

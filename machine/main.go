@@ -225,8 +225,15 @@ func guestConfig(store *distro.Store, name string) (guest.Config, error) {
 	if p, err := policy.Load(store.Dirs.HostPath()); err == nil {
 		host.Links = p.LinksOf(name)
 	}
+	d, err := store.Get(name)
+	if err != nil {
+		return guest.Config{}, err
+	}
+	if d.Info.Isolated {
+		host = nil
+	}
 	return guest.Config{
-		Host: host,
+		Host: host, Isolated: d.Info.Isolated,
 		Mode: guest.ModeRun, Distro: name, Hostname: name, Root: "/dev/vda",
 		User: u, Shares: shares, Zone: hostZone(localtime),
 	}, nil

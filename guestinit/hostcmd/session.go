@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -53,7 +54,7 @@ func (s *session) run() {
 	if s.poller, err = descriptor.NewPoller(); err != nil {
 		fail(&wire.Error{Code: 125, What: "host", Why: err.Error()})
 	}
-	if s.control, err = dial(); err != nil {
+	if s.control, err = dial(false); err != nil {
 		fail(dialError(err))
 	}
 	if _, err := s.control.Write(message); err != nil {
@@ -95,10 +96,35 @@ func (s *session) run() {
 	}
 }
 
-// dial connects to the broker.
-func dial() (*sock.Conn, error) {
+// dialLimit is how long the host may take to accept a stream. The kernel's own limit,
+// two seconds, is too short for a guest that is busy with a hundred of these.
+const dialLimit = 60 * time.Second
+
+// refusedLimit is how long a first stream that is refused is tried again: nobody
+// listens, or as many streams wait to be accepted as may.
+const refusedLimit = 500 * time.Millisecond
+
+// dial connects to the broker. A further stream of a command is refused only where
+// many wait to be accepted.
+func dial(further bool) (*sock.Conn, error) {
 	const vmaddrCIDHost = 2
-	return sock.DialVsock(vmaddrCIDHost, wire.HostCommandPort)
+	begin := time.Now()
+	for {
+		c, err := sock.DialVsock(vmaddrCIDHost, wire.HostCommandPort)
+		limit := refusedLimit
+		switch {
+		case err == nil:
+			return c, nil
+		case errors.Is(err, unix.ETIMEDOUT), errors.Is(err, unix.ECONNRESET) && further:
+			limit = dialLimit
+		case !errors.Is(err, unix.ECONNRESET):
+			return nil, err
+		}
+		if time.Since(begin) > limit {
+			return nil, err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // dialError is why there is no broker, for the user.
@@ -126,7 +152,7 @@ func (s *session) connect() {
 	var all sync.WaitGroup
 	open := func(e *entry) {
 		all.Go(func() {
-			c, err := dial()
+			c, err := dial(true)
 			if err == nil {
 				_, err = c.Write(s.hello(wire.StreamData, e.number))
 			}

@@ -31,7 +31,8 @@ type Config struct {
 	Shares     []Share `json:"shares"`
 	Time       int64   `json:"time"` // CLOCK_REALTIME of the host in ns when the machine was started
 	Zone       Zone    `json:"zone"`
-	Host       *Host   `json:"host"` // nil: no command of the host's can be called
+	Host       *Host   `json:"host"`     // nil: no command of the host's can be called
+	Isolated   bool    `json:"isolated"` // of the caller's environment what names nothing of the host's
 }
 
 // A Zone is the host's time zone. Without name and data it is UTC.

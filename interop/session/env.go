@@ -2,6 +2,7 @@ package session
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -70,4 +71,20 @@ func mergePath(path, links, last string) string {
 		dirs = append(dirs, last)
 	}
 	return strings.Join(dirs, ":")
+}
+
+// isolatedEnv are the variables that cross into an isolated distro: what a terminal
+// and a locale are like, and who the user is.
+var isolatedEnv = []string{"TERM", "COLORTERM", "NO_COLOR", "LANG", "LANGUAGE", "TZ", "USER", "LOGNAME", "HOME", "SHELL", "PWD"}
+
+// IsolatedEnv is env as a command of an isolated distro gets it.
+func IsolatedEnv(env []string) []string {
+	var out []string
+	for _, e := range env {
+		name, _, ok := strings.Cut(e, "=")
+		if ok && (slices.Contains(isolatedEnv, name) || strings.HasPrefix(name, "LC_")) {
+			out = append(out, e)
+		}
+	}
+	return append(out, "PATH="+mergePath("", "", ""))
 }

@@ -30,3 +30,11 @@ func TestGuestEnv(t *testing.T) {
 		}
 	}
 }
+
+func TestIsolatedEnv(t *testing.T) {
+	got := IsolatedEnv([]string{"TERM=x", "LC_TIME=C", "AWS_SECRET_ACCESS_KEY=s", "PATH=/mine", "odd", "LANG=C", "TERMINAL=y"})
+	want := []string{"TERM=x", "LC_TIME=C", "LANG=C", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

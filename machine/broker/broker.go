@@ -9,6 +9,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"os"
@@ -20,9 +21,11 @@ import (
 
 // The bounds of what one guest can take of the host.
 const (
-	maxSessions = 512              // commands that run, or are being asked for
-	maxParsing  = 4                // requests that are being read: each may be MaxPayload long
-	helloLimit  = 10 * time.Second // for a stream to say what it is, and to find its session
+	maxSessions = 512 // commands that run, or are being asked for
+	maxParsing  = 4   // requests that are being read: each may be MaxPayload long
+	// for a stream to say what it is, and to find its session; long, for a guest may be
+	// busy with a hundred commands at once
+	helloLimit = time.Minute
 )
 
 // A Command is what to run.
@@ -41,6 +44,9 @@ type Config struct {
 	Authorize func(ctx context.Context, r *wire.Run) (*Command, *wire.Error)
 	// Sitter is the command line that calls SitterMain.
 	Sitter []string
+	// HelloLimit bounds how long a stream may take to say what it is, and to find its
+	// session; zero is a minute.
+	HelloLimit time.Duration
 }
 
 // A Broker serves the streams of one machine.
@@ -67,6 +73,7 @@ type stream struct {
 func New(c Config) *Broker {
 	b := &Broker{config: c, parsing: make(chan struct{}, maxParsing),
 		sessions: make(map[uint64]*session), early: make(map[uint64][]stream)}
+	b.config.HelloLimit = cmp.Or(c.HelloLimit, helloLimit)
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	return b
 }
@@ -108,7 +115,7 @@ func (b *Broker) Serve(conn *net.UnixConn) {
 // greet reads what a stream is and serves it.
 func (b *Broker) greet(conn *net.UnixConn) {
 	var h wire.Hello
-	conn.SetReadDeadline(time.Now().Add(helloLimit))
+	conn.SetReadDeadline(time.Now().Add(b.config.HelloLimit))
 	reader := wire.NewReader(conn.Read)
 	reader.Limit(wire.MaxHello)
 	typ, payload, err := reader.Next()
@@ -146,8 +153,8 @@ func (b *Broker) control(conn *net.UnixConn, reader *wire.Reader, id uint64) {
 		return
 	}
 	conn.SetReadDeadline(time.Time{})
-	if b.ctx.Err() != nil || !b.enter(s) {
-		refuse(conn, &wire.Error{Code: 125, What: "host command", Why: "too many of them run for this distro"})
+	if why := b.enter(s); why != "" {
+		refuse(conn, &wire.Error{Code: 125, What: "host command", Why: why})
 		return
 	}
 	defer b.leave(s)
@@ -178,17 +185,22 @@ func (b *Broker) readRun(reader *wire.Reader, run *wire.Run) *wire.Error {
 // maxMessage bounds what a guest's process says while its command runs.
 const maxMessage = 64 << 10
 
-// enter makes a session known, unless its number is another's already.
-func (b *Broker) enter(s *session) bool {
+// enter makes a session known, or says why not.
+func (b *Broker) enter(s *session) (why string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed || len(b.sessions) >= maxSessions || b.sessions[s.id] != nil {
-		return false
+	switch {
+	case b.closed:
+		return "the machine ends"
+	case len(b.sessions) >= maxSessions:
+		return "too many of them run for this distro"
+	case b.sessions[s.id] != nil:
+		return "there is a session of this number"
 	}
 	b.sessions[s.id] = s
 	s.streams = b.early[s.id]
 	delete(b.early, s.id)
-	return true
+	return ""
 }
 
 func (b *Broker) leave(s *session) {
@@ -228,7 +240,7 @@ func (b *Broker) data(conn *net.UnixConn, h wire.Hello) {
 	if len(b.early[h.Session]) > 1 {
 		return
 	}
-	time.AfterFunc(helloLimit, func() {
+	time.AfterFunc(b.config.HelloLimit, func() {
 		b.mu.Lock()
 		late := b.early[h.Session]
 		delete(b.early, h.Session)

@@ -49,7 +49,7 @@ func newHarness(t *testing.T) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.b = New(Config{Sitter: []string{self, SitterCommand}, Authorize: func(ctx context.Context, r *wire.Run) (*Command, *wire.Error) {
+	h.b = New(Config{HelloLimit: 5 * time.Second, Sitter: []string{self, SitterCommand}, Authorize: func(ctx context.Context, r *wire.Run) (*Command, *wire.Error) {
 		h.mu.Lock()
 		h.asks++
 		h.mu.Unlock()

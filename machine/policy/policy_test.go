@@ -274,3 +274,26 @@ func TestLog(t *testing.T) {
 		t.Errorf("the log: %v, %v", info, err)
 	}
 }
+
+// The documentation has the list of what never comes from a guest.
+func TestNeverIsDocumented(t *testing.T) {
+	b, err := os.ReadFile("../../docs/interop.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range [][]string{Never, described} {
+		for _, name := range list {
+			if !strings.Contains(string(b), "`"+name+"`") {
+				t.Errorf("docs/interop.md does not have %s", name)
+			}
+		}
+	}
+	for _, name := range login {
+		if strings.HasSuffix(strings.ToLower(name), "_proxy") {
+			continue // "proxies"
+		}
+		if !strings.Contains(string(b), "`"+name+"`") {
+			t.Errorf("docs/interop.md does not have %s", name)
+		}
+	}
+}

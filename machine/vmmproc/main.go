@@ -273,6 +273,10 @@ func (p *process) dialSession(ctx context.Context) (session.Conn, error) {
 
 // prepare makes a request of the host's one of the guest's.
 func (p *process) prepare(r *wire.Run) {
+	if p.cfg.Guest.Isolated {
+		r.Env = session.IsolatedEnv(r.Env)
+		return
+	}
 	last := ""
 	if p.cfg.Guest.Host != nil {
 		last = guest.HostDir
@@ -292,8 +296,13 @@ func (p *process) check(r *wire.Run) *wire.Error {
 			return nil
 		}
 	}
-	return &wire.Error{Code: 125, What: r.Cwd, Why: "this folder is not shared with distro " + p.cfg.Guest.Distro,
+	e := &wire.Error{Code: 125, What: r.Cwd, Why: "this folder is not shared with distro " + p.cfg.Guest.Distro,
 		Hint: "to share it: stile share " + r.Cwd}
+	if p.cfg.Guest.Isolated {
+		e.Why += ", which is isolated"
+		e.Hint = "to share it, name it below [distro." + p.cfg.Guest.Distro + ".shares] in config.toml, or stile run --cd / to do without"
+	}
+	return e
 }
 
 // handle answers the supervisor's calls.
