@@ -19,8 +19,9 @@ import (
 )
 
 // helloLimit is how long a stream may take to say what it is, and to find the
-// session that it belongs to.
-var helloLimit = 10 * time.Second // a variable for tests
+// session that it belongs to: long, for a host that starts hundreds of commands at
+// once, in an emulated guest, has its streams wait.
+var helloLimit = 2 * time.Minute // a variable for tests
 
 // Options are what an Agent works with.
 type Options struct {
