@@ -96,7 +96,7 @@ func commands() []*command {
 		newRunCommand(), newShellCommand(),
 		newLinkCommand(), newUnlinkCommand(), newLinksCommand(), newWhichCommand(),
 		newInitCommand(), newPromptCommand(), newTrustCommand(), newUntrustCommand(),
-		newShareCommand(), newUnshareCommand(), newSharesCommand(), newHostCommand(),
+		newShareCommand(), newUnshareCommand(), newSharesCommand(), newHostCommand(), newExplainCommand(),
 		newStartCommand(), newStopCommand(), newStatusCommand(), newLogsCommand(),
 		newTestscriptCommand(), newDoctorCommand(), newVersionCommand(), newHelpCommand(),
 		newMachineCommand(), newVMMCommand(), newSitterCommand(), newManCommand(), newViewCommand(), newCompleteCommand(), newCompleterCommand(), newNotFoundCommand(),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stilehq/stile/completions"
 	"github.com/stilehq/stile/distro"
+	"github.com/stilehq/stile/machine/policy"
 )
 
 // completeOwn completes stile's own command line. Where the word belongs to a
@@ -206,10 +207,47 @@ func (a *app) operandValues(c *command, operands []string, cur, distroName strin
 		if len(operands) == 1 {
 			return nil
 		}
-	case "share", "unshare", "trust", "untrust", "testscript":
+	case "host":
+		if len(operands) == 0 {
+			list = hostVerbs
+			break
+		}
+		switch operands[0] {
+		case "allow", "ask", "deny", "link":
+			return nil
+		}
+		list = a.hostCandidates(operands[0])
+	case "share", "unshare", "trust", "untrust", "testscript", "explain":
 		return nil
 	}
 	// A name that is there already is not wanted a second time.
 	list = slices.DeleteFunc(list, func(c completions.Candidate) bool { return slices.Contains(operands, c.Text) })
 	return pick(cur, list)
+}
+
+var hostVerbs = []completions.Candidate{
+	{Text: "allow", Desc: "guests may run a command of this host"}, {Text: "ask", Desc: "you are asked each time"},
+	{Text: "deny", Desc: "they may not"}, {Text: "forget", Desc: "take back all rules for a command"},
+	{Text: "list", Desc: "the rules"}, {Text: "log", Desc: "what guests asked for"},
+	{Text: "link", Desc: "a host command's name in guests"}, {Text: "unlink", Desc: "take such a name away"},
+	{Text: "links", Desc: "list them"},
+}
+
+// hostCandidates are the names that there are rules or links for.
+func (a *app) hostCandidates(verb string) (list []completions.Candidate) {
+	p, err := policy.Load(a.store.Dirs.HostPath())
+	if err != nil {
+		return nil
+	}
+	switch verb {
+	case "forget":
+		for _, r := range p.Rules {
+			list = append(list, completions.Candidate{Text: r.Name(), Desc: ruleText(&r)})
+		}
+	case "unlink":
+		for _, l := range p.Links {
+			list = append(list, completions.Candidate{Text: l.Name})
+		}
+	}
+	return list
 }
