@@ -21,6 +21,8 @@ distros=("${XDG_CACHE_HOME:-$HOME/.cache}"/stile/test-distros/*/distro.tar)
 go run ./kernel/build -set l1
 CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$work/guest" ./testdata/bench/guest
 cp bin/stile bin/shim bin/guestinit "$work"
-echo "In the nested lane: QEMU's TCG emulates the CPU and its KVM. Ratios count, not times."
+echo "In the nested lane: QEMU's TCG emulates the CPU and its KVM. Ratios count, not times, and"
+echo "not those of one run on a busy host. QEMU is read from the host's files (9P) and stile from"
+echo "memory; each had a run before to be read in."
 testdata/lane/run -memory 5G -copy "$work" "$work/bench" -accel kvm -only stile -bin "$work" -guest "$work/guest" \
 	-distro "${distros[0]}" -work /tmp -cpus 1 -colds 3 -rounds 100 -trimmed 256 -rest 40s -rows memory,rest,trim,engine "$@"
