@@ -24,14 +24,20 @@ type hostFlags struct {
 	shared bool
 	env    []string
 	json   bool
+
+	desktop bool
 }
+
+// desktop are the commands of a desktop that guests' programs call: to open a URL or
+// a file, to tell the user something, to copy and paste.
+var desktop = []string{"xdg-open", "notify-send", "wl-copy", "wl-paste", "xclip", "xsel"}
 
 // newHostCommand is the other direction's: commands of the host that guests call.
 func newHostCommand() *command {
 	var o hostFlags
 	var flags *pflag.FlagSet
 	return &command{
-		name: "host", args: "allow|ask|deny|forget|link|unlink NAME... | list | log | links [-d NAME] [--args PATTERN] [--shared] [--env NAME]... [--json]", min: 1, max: -1,
+		name: "host", args: "allow|ask|deny|forget|link|unlink NAME... | list | log | links [-d NAME] [--args PATTERN] [--shared] [--env NAME]... [--desktop] [--json]", min: 1, max: -1,
 		short: "Say which commands of this host guests may run",
 		long: `
 In a guest, "host COMMAND" runs a command of this host, if a rule allows it. There
@@ -45,6 +51,8 @@ is no rule to begin with, and only this host can make one.
   stile host log                what guests asked for, and the answers
   stile host link NAME...       "NAME" in a guest is "host NAME"
   stile host unlink NAME...     take such a name away
+  stile host link --desktop     what this host has of xdg-open, notify-send, wl-copy,
+                                wl-paste, xclip and xsel; $BROWSER is xdg-open then
   stile host links              list them
 
 COMMAND is a name or a path. The rule is for the program that is found now, and
@@ -69,6 +77,7 @@ Who may run a shell, an interpreter or an editor here may do all that you may.`,
 			f.StringVar(&o.args, "args", "", "only with arguments like this `pattern`")
 			f.BoolVar(&o.shared, "shared", false, "also where guests can write the program")
 			f.StringArrayVar(&o.env, "env", nil, "a `variable` of the guest's that the command gets; may be given several times")
+			f.BoolVar(&o.desktop, "desktop", false, "link the commands of this host's desktop")
 			jsonFlag(f, &o.json)
 		},
 		run: func(ctx context.Context, app *app, args []string) error {
@@ -108,6 +117,17 @@ func runHost(ctx context.Context, app *app, what string, args []string, o *hostF
 	case "log":
 		return cmpErr(none, func() error { return showHostLog(app, o) })
 	case "link", "unlink":
+		if o.desktop && what == "link" {
+			for _, name := range desktop {
+				if app.store.Dirs.HostProgram(os.Getenv("PATH"), name) != "" {
+					args = append(args, name)
+				}
+			}
+			if len(args) == 0 {
+				return &policy.CheckError{Path: "host link --desktop", Why: "this host has none of " + strings.Join(desktop, ", "),
+					Cure: "on Debian and Ubuntu: apt install xdg-utils libnotify-bin"}
+			}
+		}
 		return cmpErr(need, func() error { return changeHostLinks(ctx, app, what == "link", args, o) })
 	case "links":
 		return cmpErr(none, func() error { return listHostLinks(app, o) })
@@ -306,6 +326,9 @@ func changeHostLinks(ctx context.Context, app *app, add bool, names []string, o 
 	}
 	if add {
 		for _, n := range names {
+			if o.desktop {
+				app.ui.say("%s", n)
+			}
 			if d := now.Decide(&policy.Request{Distro: o.distro, Command: n}); d.Rule == nil {
 				app.ui.note("no rule allows %s yet: stile host allow %s", n, n)
 			}

@@ -73,6 +73,22 @@ func mergePath(path, links, last string) string {
 	return strings.Join(dirs, ":")
 }
 
+// SetBrowser makes what opens URLs the host's: $BROWSER is the link to its xdg-open,
+// where a guest has one. The host's own $BROWSER is no command there.
+func SetBrowser(env, links []string) []string {
+	const opener = "xdg-open"
+	if !slices.Contains(links, opener) {
+		return env
+	}
+	out := make([]string, 0, len(env)+1)
+	for _, e := range env {
+		if !strings.HasPrefix(e, "BROWSER=") {
+			out = append(out, e)
+		}
+	}
+	return append(out, "BROWSER="+opener)
+}
+
 // isolatedEnv are the variables that cross into an isolated distro: what a terminal
 // and a locale are like, and who the user is.
 var isolatedEnv = []string{"TERM", "COLORTERM", "NO_COLOR", "LANG", "LANGUAGE", "TZ", "USER", "LOGNAME", "HOME", "SHELL", "PWD"}

@@ -38,3 +38,14 @@ func TestIsolatedEnv(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+func TestSetBrowser(t *testing.T) {
+	env := []string{"A=b", "BROWSER=firefox", "BROWSERS=x"}
+	if got := SetBrowser(env, []string{"gh"}); !slices.Equal(got, env) {
+		t.Errorf("without the link: %q", got)
+	}
+	want := []string{"A=b", "BROWSERS=x", "BROWSER=xdg-open"}
+	if got := SetBrowser(env, []string{"gh", "xdg-open"}); !slices.Equal(got, want) {
+		t.Errorf("with the link: %q, want %q", got, want)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -107,6 +108,8 @@ type process struct {
 	sharesMu sync.Mutex
 	shares   map[string]guest.Share // by Dir
 
+	links atomic.Pointer[[]string] // host commands on the guest's PATH
+
 	guestMu sync.Mutex
 	guest   *call.Client // to guestinit; nil before the first call
 }
@@ -149,6 +152,7 @@ func (p *process) start(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("vsock: %w", err)
 	}
 	if cfg.Guest.Host != nil {
+		p.links.Store(&cfg.Guest.Host.Links)
 		l, err := p.vsock.Listen(wire.HostCommandPort)
 		if err != nil {
 			return fmt.Errorf("vsock: %w", err)
@@ -282,6 +286,9 @@ func (p *process) prepare(r *wire.Run) {
 		last = guest.HostDir
 	}
 	r.Env = session.GuestEnv(r.Env, p.cfg.Links, last)
+	if links := p.links.Load(); links != nil {
+		r.Env = session.SetBrowser(r.Env, *links)
+	}
 }
 
 // check refuses a Run that the guest could not understand.
@@ -334,6 +341,7 @@ func (p *process) handle(ctx context.Context, name string, body []byte) (any, er
 		if err := json.Unmarshal(body, &links); err != nil {
 			return nil, err
 		}
+		p.links.Store(&links)
 		return nil, p.ask(ctx, guest.CallLinks, links, nil)
 	case CallProcesses:
 		var ps guest.Processes
