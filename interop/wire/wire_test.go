@@ -343,3 +343,17 @@ func TestAttached(t *testing.T) {
 		}
 	}
 }
+
+// A Reader takes no message that is longer than its limit, nor waits for one.
+func TestReaderLimit(t *testing.T) {
+	b := AppendMessage(nil, TypeHello, make([]byte, 10))
+	b = AppendMessage(b, TypeHello, make([]byte, 11))
+	r := NewReader(bytes.NewReader(b).Read)
+	r.Limit(10)
+	if typ, payload, err := r.Next(); typ != TypeHello || len(payload) != 10 || err != nil {
+		t.Errorf("within: %d, %d bytes, %v", typ, len(payload), err)
+	}
+	if _, _, err := r.Next(); err != ErrTooLong {
+		t.Errorf("beyond: %v", err)
+	}
+}
