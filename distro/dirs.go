@@ -9,9 +9,11 @@
 // written there:
 //
 //	Config   config.toml        the user's settings; stile never writes it
+//	         host.toml          which commands of the host guests may run
 //	Data     distros/NAME/      disk.img, settings.toml
 //	         default            name of the default distro
 //	         shares.json        what `stile share` and `stile unshare` said
+//	         host.log           what guests asked to run on the host
 //	         bin/NAME           links: symlinks to the shim
 //	         links/NAME         a record for each link, which the shim reads
 //	         views/KEY/         bin/ and links/ as a folder's .stile.toml wants them
