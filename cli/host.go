@@ -109,13 +109,13 @@ func runHost(ctx context.Context, app *app, what string, args []string, o *hostF
 	switch what {
 	case "allow", "ask", "deny":
 		action = policy.Action(what)
-		return cmpErr(need, func() error { return setRules(app, action, args, o) })
+		return checked(need, func() error { return setRules(app, action, args, o) })
 	case "forget":
-		return cmpErr(need, func() error { return forgetRules(app, args, o) })
+		return checked(need, func() error { return forgetRules(app, args, o) })
 	case "list":
-		return cmpErr(none, func() error { return listRules(app, o) })
+		return checked(none, func() error { return listRules(app, o) })
 	case "log":
-		return cmpErr(none, func() error { return showHostLog(app, o) })
+		return checked(none, func() error { return showHostLog(app, o) })
 	case "link", "unlink":
 		if o.desktop && what == "link" {
 			for _, name := range desktop {
@@ -128,15 +128,15 @@ func runHost(ctx context.Context, app *app, what string, args []string, o *hostF
 					Cure: "on Debian and Ubuntu: apt install xdg-utils libnotify-bin"}
 			}
 		}
-		return cmpErr(need, func() error { return changeHostLinks(ctx, app, what == "link", args, o) })
+		return checked(need, func() error { return changeHostLinks(ctx, app, what == "link", args, o) })
 	case "links":
-		return cmpErr(none, func() error { return listHostLinks(app, o) })
+		return checked(none, func() error { return listHostLinks(app, o) })
 	}
 	return &usageError{why: fmt.Sprintf("host: there is no %q", what)}
 }
 
-// cmpErr does the second if the first has no objection.
-func cmpErr(check, do func() error) error {
+// checked does the second if the first has no objection.
+func checked(check, do func() error) error {
 	if err := check(); err != nil {
 		return err
 	}

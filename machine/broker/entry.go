@@ -75,7 +75,7 @@ func (s *session) newEntry(d wire.Descriptor) (e *entry, theirs *os.File, err er
 		e.in = newInput(ours, d)
 	}
 	if writes {
-		e.out = newOutput(s.broker, ours, false)
+		e.out = newOutput(s.broker, ours)
 	}
 	return e, theirs, nil
 }

@@ -15,7 +15,6 @@ import (
 type output struct {
 	f      *os.File
 	raw    syscall.RawConn
-	pty    bool
 	broker *Broker
 
 	mu      sync.Mutex
@@ -26,8 +25,8 @@ type output struct {
 	keep    bool // the command has ended: what it left is not to die of writing
 }
 
-func newOutput(b *Broker, f *os.File, pty bool) *output {
-	o := &output{f: f, broker: b, pty: pty}
+func newOutput(b *Broker, f *os.File) *output {
+	o := &output{f: f, broker: b}
 	o.raw, _ = f.SyscallConn() // fails for a closed file only
 	return o
 }

@@ -117,7 +117,7 @@ func (s *session) start(c *Command) (e *wire.Error) {
 	if err == nil && s.run.Terminal != nil {
 		tty.Close()
 		if s.terminal, tty, err = newTerminal(s.run.Terminal); err == nil {
-			s.terminal.out = newOutput(s.broker, s.terminal.master, true)
+			s.terminal.out = newOutput(s.broker, s.terminal.master)
 		}
 		o.Terminal, o.Foreground = true, s.run.Terminal.Foreground
 	}
