@@ -55,7 +55,7 @@ testdata/judges.sh "$STILE_TEST_JUDGES"
 # What the main job stands on runs under the race detector, as a plain user and, in
 # kvm.sh, on our own engine; the rest runs once, with what users have.
 core='TestScripts/(context|git|import|input_bad|machine_|run_|share|status|terminal)'
-rest='Test(Scripts|Completion)/(bash|disk_full|engine_|exact|explain|host|idle$|init|judge_|link|notfound|posix|shells|sudo|testscript_)'
+rest='Test(Scripts|Completion)/(bash|disk_full|engine_|exact|explain|host|^idle$|init|judge_|link|notfound|posix|shells|sudo|testscript_)'
 
 scripts() { # TITLE TESTS BIN CACHE DISTRO COMMAND...
 	step "scripts against a real guest, $1"
