@@ -60,6 +60,7 @@ func (e *entry) serve() {
 			select {
 			case <-e.fd.Gone(): // without a write, as in `guest-tail -f log | head -1`
 				e.refuse()
+				e.progress.finish() // there is nothing to wait for
 			case <-done:
 			}
 		}()
@@ -136,7 +137,6 @@ func (e *entry) refuse() {
 	stream := e.stream
 	e.unread = true
 	e.mu.Unlock()
-	e.progress.finish() // there is nothing to wait for
 	if stream != nil {
 		stream.CloseRead()
 		stream.SetReadDeadline(past)

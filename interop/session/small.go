@@ -81,6 +81,8 @@ func (e *entry) writeSmall() (stream bool) {
 			defer e.small.mu.Unlock()
 			return e.small.asked
 		}
-		lost = lost || !e.write(b)
+		if lost = lost || !e.write(b); lost {
+			e.progress.finish() // Exit waits for it, and the notice goes before
+		}
 	}
 }
