@@ -48,6 +48,7 @@ func newWorld(t *testing.T, play func(*guestSession), change ...func(*Config)) *
 	w := &world{t: t}
 	w.guest.play = play
 	w.guest.sessions = make(map[uint64]*guestSession)
+	w.guest.over = make(chan struct{})
 	config := Config{Dial: w.guest.dial, Generation: 77, Changed: func(n int) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -95,6 +96,7 @@ func (w *world) close() {
 			w.t.Errorf("Server.Close does not return\n%s", stacks())
 			return
 		}
+		close(w.guest.over)
 		w.guest.all.Wait()
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -184,6 +186,7 @@ type fakeGuest struct {
 	// then, and takes it if it returns true.
 	before func(*fakeConn)
 	accept func(*fakeConn) bool
+	over   chan struct{} // closed when no more streams will come
 
 	mu       sync.Mutex
 	sessions map[uint64]*guestSession
@@ -199,6 +202,7 @@ type guestSession struct {
 	asked   map[uint32]bool // streams of Small entries
 	closed  bool
 	came    chan struct{} // gets one for each stream
+	over    chan struct{} // the fakeGuest's
 }
 
 func (g *fakeGuest) dial(ctx context.Context) (Conn, error) {
@@ -219,7 +223,7 @@ func (g *fakeGuest) session(id uint64) *guestSession {
 	defer g.mu.Unlock()
 	s := g.sessions[id]
 	if s == nil {
-		s = &guestSession{streams: make(map[uint32]*fakeConn), asked: make(map[uint32]bool), came: make(chan struct{}, 1000)}
+		s = &guestSession{streams: make(map[uint32]*fakeConn), asked: make(map[uint32]bool), came: make(chan struct{}, 1000), over: g.over}
 		g.sessions[id] = s
 	}
 	return s
@@ -256,7 +260,8 @@ func (g *fakeGuest) greet(c *fakeConn) {
 	}
 }
 
-// stream waits for a data stream, for which a Small entry must ask.
+// stream waits for a data stream, for which a Small entry must ask. One that never
+// came is as one that was reset.
 func (s *guestSession) stream(number uint32) *fakeConn {
 	if int64(number) < int64(len(s.run.Table)) && s.run.Table[number].Small() {
 		s.mu.Lock()
@@ -274,7 +279,13 @@ func (s *guestSession) stream(number uint32) *fakeConn {
 		if c != nil {
 			return c
 		}
-		<-s.came
+		select {
+		case <-s.came:
+		case <-s.over:
+			_, c := fakePair()
+			c.abort()
+			return c
+		}
 	}
 }
 
