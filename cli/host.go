@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -348,21 +347,9 @@ func changeHostLinks(ctx context.Context, app *app, add bool, names []string, o 
 
 // tellLinks brings the machine of a distro, if it runs, to what the policy says.
 func tellLinks(ctx context.Context, app *app, name string, links []string) error {
-	d, err := app.store.Get(name)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, shareLimit)
-	defer cancel()
-	c, err := machine.Dial(ctx, d.Dir)
-	if errors.Is(err, machine.ErrNotRunning) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return c.Links(ctx, append([]string{}, links...))
+	return whileRunning(ctx, app, name, func(ctx context.Context, c *machine.Client) error {
+		return c.Links(ctx, append([]string{}, links...))
+	})
 }
 
 func listHostLinks(app *app, o *hostFlags) error {

@@ -86,6 +86,26 @@ func changeShares(ctx context.Context, app *app, change func() error) error {
 
 // bringTo changes the shares of a machine, if it runs.
 func bringTo(ctx context.Context, app *app, name string, before, after []guest.Share) error {
+	return whileRunning(ctx, app, name, func(ctx context.Context, c *machine.Client) error {
+		// A share whose mode changes goes and comes.
+		for _, s := range minus(before, after) {
+			if err := c.Unshare(ctx, s); err != nil {
+				return err
+			}
+		}
+		for _, s := range minus(after, before) {
+			if err := c.Share(ctx, s); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// whileRunning calls f with a connection to a distro's machine, and within the time
+// that a change of a running machine may take; where no machine runs it does
+// nothing.
+func whileRunning(ctx context.Context, app *app, name string, f func(context.Context, *machine.Client) error) error {
 	d, err := app.store.Get(name)
 	if err != nil {
 		return err
@@ -100,18 +120,7 @@ func bringTo(ctx context.Context, app *app, name string, before, after []guest.S
 		return err
 	}
 	defer c.Close()
-	// A share whose mode changes goes and comes.
-	for _, s := range minus(before, after) {
-		if err := c.Unshare(ctx, s); err != nil {
-			return err
-		}
-	}
-	for _, s := range minus(after, before) {
-		if err := c.Share(ctx, s); err != nil {
-			return err
-		}
-	}
-	return nil
+	return f(ctx, c)
 }
 
 // minus is a without those of b.

@@ -9,24 +9,14 @@ import (
 // sendSmall sends the output of an entry that has no stream on the control stream,
 // in order with the session's Exit. It reports whether a stream comes for the rest.
 func (e *entry) sendSmall() bool {
-	for {
-		var err error
-		rerr := e.raw.Read(func(fd uintptr) bool {
-			e.mu.Lock()
-			defer e.mu.Unlock()
-			err = e.takeSmall(fd)
-			return err != unix.EAGAIN
-		})
-		if rerr != nil || err != nil {
-			return false // closed, or at its end
-		}
+	var err error
+	rerr := e.raw.Read(func(fd uintptr) bool {
 		e.mu.Lock()
-		small := e.small
-		e.mu.Unlock()
-		if !small {
-			return true
-		}
-	}
+		defer e.mu.Unlock()
+		err = e.takeSmall(fd)
+		return err != unix.EAGAIN
+	})
+	return rerr == nil && err == nil // else it is closed, or at its end
 }
 
 // takeSmall sends what has been written until there is no more (EAGAIN), it is the

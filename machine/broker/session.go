@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -157,7 +158,7 @@ func (s *session) start(c *Command) (e *wire.Error) {
 	}
 	var answer [2]byte
 	if err == nil {
-		_, err = readFull(conn, answer[:])
+		_, err = io.ReadFull(conn, answer[:])
 	}
 	switch {
 	case err != nil:
@@ -174,18 +175,6 @@ func execError(path string, errno syscall.Errno) *wire.Error {
 		code = 127
 	}
 	return &wire.Error{Code: code, What: path + " on the host", Why: errno.Error()}
-}
-
-func readFull(conn *net.UnixConn, b []byte) (int, error) {
-	n := 0
-	for n < len(b) {
-		k, err := conn.Read(b[n:])
-		n += k
-		if err != nil {
-			return n, err
-		}
-	}
-	return n, nil
 }
 
 func bytesOf(list []string) [][]byte {
@@ -205,7 +194,7 @@ func (s *session) drive(early []message, messages <-chan message) {
 		defer close(said)
 		for {
 			var b [2]byte
-			if _, err := readFull(s.sitter, b[:]); err != nil {
+			if _, err := io.ReadFull(s.sitter, b[:]); err != nil {
 				return
 			}
 			said <- b
