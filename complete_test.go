@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"regexp"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -16,32 +15,10 @@ import (
 // TestCompletion runs the scripts of testdata/complete, which press TAB in real
 // shells.
 func TestCompletion(t *testing.T) {
-	slots := make(chan struct{}, runtime.NumCPU())
-	var mu sync.Mutex
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/complete",
-		RequireExplicitExec: true,
-		RequireUniqueNames:  true,
-		Setup: func(env *testscript.Env) error {
-			slots <- struct{}{}
-			env.Defer(func() { <-slots })
-			mu.Lock()
-			defer mu.Unlock()
-			return setup(env)
-		},
-		Condition: func(cond string) (bool, error) {
-			if cond == "long" {
-				return os.Getenv("STILE_TEST_LONG") != "", nil
-			}
-			return false, fmt.Errorf("unknown condition %q", cond)
-		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"eventually": cmdEventually,
-			"terminal":   cmdTerminal,
-			"alike":      cmdAlike,
-			"tabs":       cmdTabs,
-		},
-	})
+	testscript.Run(t, scripts("testdata/complete", map[string]func(*testscript.TestScript, bool, []string){
+		"alike": cmdAlike,
+		"tabs":  cmdTabs,
+	}))
 }
 
 // completionKeys makes an interactive bash print what its line holds at C-x p, and

@@ -46,14 +46,24 @@ func TestScripts(t *testing.T) {
 			t.Fatalf("%s is not set: the scripts are run by make test", name)
 		}
 	}
+	testscript.Run(t, scripts("testdata", map[string]func(*testscript.TestScript, bool, []string){
+		"exact":    cmdExact,
+		"judge":    cmdJudge,
+		"status":   cmdStatus,
+		"samefile": cmdSameFile,
+	}))
+}
+
+// scripts are those of a folder, with commands of their own.
+func scripts(dir string, commands map[string]func(*testscript.TestScript, bool, []string)) testscript.Params {
+	commands["eventually"], commands["terminal"] = cmdEventually, cmdTerminal
 	// Two guests at a time: each has the emulator of a whole machine.
 	slots := make(chan struct{}, runtime.NumCPU())
 	var mu sync.Mutex
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+	return testscript.Params{
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		ContinueOnError:     false,
 		Setup: func(env *testscript.Env) error {
 			slots <- struct{}{}
 			env.Defer(func() { <-slots })
@@ -61,32 +71,25 @@ func TestScripts(t *testing.T) {
 			defer mu.Unlock()
 			return setup(env)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exact":      cmdExact,
-			"judge":      cmdJudge,
-			"status":     cmdStatus,
-			"eventually": cmdEventually,
-			"samefile":   cmdSameFile,
-			"terminal":   cmdTerminal,
-		},
-		Condition: func(cond string) (bool, error) {
-			switch cond {
-			case "root":
-				return os.Geteuid() == 0, nil
-			case "kvm":
-				return os.Getenv("STILE_ENGINE") == "kvm", nil
-			case "nested":
-				return slow > 1, nil
-			case "judges":
-				return os.Getenv("STILE_TEST_JUDGES") != "", nil
-			case "history":
-				return exec.Command("git", "-c", "safe.directory=*", "rev-parse", "--verify", "HEAD~100").Run() == nil, nil
-			case "long":
-				return os.Getenv("STILE_TEST_LONG") != "", nil
-			}
-			return false, fmt.Errorf("unknown condition %q", cond)
-		},
-	})
+		Cmds:      commands,
+		Condition: condition,
+	}
+}
+
+func condition(name string) (bool, error) {
+	switch name {
+	case "root":
+		return os.Geteuid() == 0, nil
+	case "kvm":
+		return os.Getenv("STILE_ENGINE") == "kvm", nil
+	case "nested":
+		return slow > 1, nil
+	case "judges":
+		return os.Getenv("STILE_TEST_JUDGES") != "", nil
+	case "long":
+		return os.Getenv("STILE_TEST_LONG") != "", nil
+	}
+	return false, fmt.Errorf("unknown condition %q", name)
 }
 
 // setup makes the home of one script. Its path is short, for a socket's path
@@ -96,12 +99,7 @@ func setup(env *testscript.Env) error {
 	if err != nil {
 		return err
 	}
-	source, err := os.Getwd()
-	if err != nil {
-		return err
-	}
 	set := map[string]string{
-		"SOURCE":          source,
 		"JUDGES":          os.Getenv("STILE_TEST_JUDGES"),
 		"HOME":            home,
 		"XDG_CONFIG_HOME": home + "/.config",
